@@ -1,0 +1,1 @@
+"""The code that travels inside a registered model: it imports nothing else of this project."""
