@@ -4,15 +4,17 @@ A new candidate is a function here and a line in CANDIDATES.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+from sklearn.feature_selection import VarianceThreshold
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline
 
+from training.model.columns import Columns
 from training.model.encoder import MINILM, SentenceEncoder
 from training.model.heads import TwoHeads
 
@@ -37,19 +39,25 @@ def _word_pairs() -> HashingVectorizer:
     return _hashed(n_features=N_HASHES, ngram_range=(2, 2))
 
 
+def _tfidf() -> list[Any]:
+    """TF-IDF over the columns that training shows at all: most hashes stay empty, and each would cost 14 weights."""
+    return [("tfidf", TfidfTransformer(sublinear_tf=True)), ("seen", VarianceThreshold())]
+
+
 def _linear_heads() -> TwoHeads:
     head = LogisticRegression(C=1.0, class_weight="balanced", max_iter=300, tol=1e-3)
     return TwoHeads(topic=head, stance=LogisticRegression(**head.get_params()))
 
 
-def _pipeline(parts: dict[str, tuple[Any, int, Any]], heads: TwoHeads) -> Pipeline:
-    """parts: name → (extractor, columns it gives, what weighs those columns)."""
-    edges = np.cumsum([0, *(width for _, width, _ in parts.values())]).tolist()
-    columns = [slice(left, right) for left, right in zip(edges, edges[1:], strict=False)]
+def _pipeline(parts: dict[str, tuple[Any, int, list[Any]]], heads: TwoHeads) -> Pipeline:
+    """parts: name → (extractor, columns it gives, steps that weigh those columns)."""
+    edges = pairwise(np.cumsum([0, *(width for _, width, _ in parts.values())]).tolist())
     extract = FeatureUnion([(name, extractor) for name, (extractor, _, _) in parts.items()])
-    weigh = ColumnTransformer(
-        [(name, weight, where) for (name, (_, _, weight)), where in zip(parts.items(), columns, strict=True)],
-        sparse_threshold=1.0,
+    weigh = FeatureUnion(
+        [
+            (name, Pipeline([("columns", Columns(left, right)), *steps]))
+            for (name, (_, _, steps)), (left, right) in zip(parts.items(), edges, strict=True)
+        ]
     )
     return Pipeline([("extract", extract), ("weigh", weigh), ("heads", heads)])
 
@@ -57,22 +65,22 @@ def _pipeline(parts: dict[str, tuple[Any, int, Any]], heads: TwoHeads) -> Pipeli
 def majority() -> Pipeline:
     """The floor: the training shares as probabilities, whatever the text."""
     prior = TwoHeads(topic=DummyClassifier(strategy="prior"), stance=DummyClassifier(strategy="prior"))
-    return _pipeline({"words": (_words(), N_HASHES, "passthrough")}, prior)
+    return _pipeline({"words": (_words(), N_HASHES, [])}, prior)
 
 
 def words() -> Pipeline:
     """TF-IDF of hashed words, word pairs and character 3- to 5-grams, linear heads. Needs the texts themselves."""
     parts = {
-        "words": (_words(), N_HASHES, TfidfTransformer(sublinear_tf=True)),
-        "pairs": (_word_pairs(), N_HASHES, TfidfTransformer(sublinear_tf=True)),
-        "characters": (_characters(), N_CHAR_HASHES, TfidfTransformer(sublinear_tf=True)),
+        "words": (_words(), N_HASHES, _tfidf()),
+        "pairs": (_word_pairs(), N_HASHES, _tfidf()),
+        "characters": (_characters(), N_CHAR_HASHES, _tfidf()),
     }
     return _pipeline(parts, _linear_heads())
 
 
 def unigrams() -> Pipeline:
     """TF-IDF of hashed words alone, linear heads."""
-    return _pipeline({"words": (_words(), N_HASHES, TfidfTransformer(sublinear_tf=True))}, _linear_heads())
+    return _pipeline({"words": (_words(), N_HASHES, _tfidf())}, _linear_heads())
 
 
 def sentences(encoder: str = MINILM) -> Pipeline:
@@ -82,13 +90,13 @@ def sentences(encoder: str = MINILM) -> Pipeline:
 
 def words_and_sentences(encoder: str = MINILM) -> Pipeline:
     """TF-IDF of hashed words beside sentence embeddings, linear heads."""
-    words = (_words(), N_HASHES, TfidfTransformer(sublinear_tf=True))
+    words = (_words(), N_HASHES, _tfidf())
     return _pipeline({"words": words, "sentences": _sentences(encoder)}, _linear_heads())
 
 
-def _sentences(encoder: str) -> tuple[Any, int, Any]:
+def _sentences(encoder: str) -> tuple[Any, int, list[Any]]:
     extractor = SentenceEncoder(encoder)
-    return extractor, extractor.dimensions, "passthrough"
+    return extractor, extractor.dimensions, []
 
 
 CANDIDATES: dict[str, Callable[..., Pipeline]] = {

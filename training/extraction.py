@@ -1,4 +1,4 @@
-"""The stateless half of a candidate, done once: passages to one sparse row each, shared by candidates and folds."""
+"""The stateless half of a candidate, done once: passages to one row each, shared by candidates and folds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 from training.cache import EmbeddingCache
 from training.model.encoder import SentenceEncoder, decode
 
-Rows = Any  # scipy.sparse.csr_matrix of float32, (passages, columns of all parts)
+Rows = Any  # float32, (passages, columns of all parts): a csr_matrix, or an array where every part gives one
 
 
 class Extractor:
@@ -23,14 +23,16 @@ class Extractor:
     def rows(self, pipeline: Pipeline, texts: Sequence[str]) -> Rows:
         """Equal to `pipeline["extract"].transform(texts)`; `texts` is kept, so pass the same object each time."""
         parts = [self._part(extractor, texts) for _, extractor in pipeline["extract"].transformer_list]
-        return sp.hstack(parts, format="csr", dtype=np.float32)
+        if any(sp.issparse(part) for part in parts):
+            return sp.hstack(parts, format="csr", dtype=np.float32)
+        return np.hstack(parts)
 
     def _part(self, extractor: Any, texts: Sequence[str]) -> Rows:
         key = (repr(extractor), id(texts))
         if key not in self._done:
             if isinstance(extractor, SentenceEncoder):
-                rows = sp.csr_matrix(decode(self.cache.encode(extractor, texts)))
+                rows = decode(self.cache.encode(extractor, texts))
             else:
-                rows = sp.csr_matrix(extractor.transform(texts))
+                rows = extractor.transform(texts)
             self._done[key] = (texts, rows)
         return self._done[key][1]

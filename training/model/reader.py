@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import skops.io
-from mlflow.models import set_model
 
 MANIFEST = "MANIFEST.sha256"
 # The only types of ours that a saved pipeline may name; scikit-learn's and numpy's own are known to skops.
 TRUSTED = [
+    "training.model.columns.Columns",
     "training.model.encoder.SentenceEncoder",
     "training.model.heads.TwoHeads",
 ]
@@ -26,17 +26,20 @@ class ChangedModel(ValueError):
     """A file of the model is not the one that was registered."""
 
 
+Scores = npt.NDArray[np.float64]
+
+
 class Readings(NamedTuple):
     """One row a passage, in their order. Scores are calibrated probabilities, columns in codebook order."""
 
     topic: npt.NDArray[np.int64]
-    topic_scores: npt.NDArray[np.float64]
+    topic_scores: Scores
     stance: npt.NDArray[np.int64]
-    stance_scores: npt.NDArray[np.float64]
+    stance_scores: Scores
     abstained: npt.NDArray[np.bool_]
 
 
-class Reader(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined, misc]
+class Reader(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
     """Topic and stance of passages, from the files of one model folder."""
 
     card: dict[str, Any]
@@ -60,14 +63,14 @@ class Reader(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined, misc]
             self.pipeline.set_params(**{f"extract__sentences__{key}": value for key, value in encoder.items()})
 
     def read(self, texts: Sequence[str]) -> Readings:
-        """Read passages. An `off_topic` passage is neutral whatever the stance head says (codebook, rule 8)."""
-        topic_scores, stance_scores = self.pipeline.predict_proba(list(texts))
+        """Read any number of passages, in their order; any string is one, an empty one too."""
         topics = [label["name"] for label in self.card["codebook"]["topics"]]
         stances = [label["name"] for label in self.card["codebook"]["stances"]]
-        topic = topic_scores.argmax(axis=1)
-        stance = np.where(
-            topic == topics.index("off_topic"), stances.index("neutral"), stance_scores.argmax(axis=1)
-        ).astype(np.int64)
+        topic_scores, stance_scores = np.zeros((0, len(topics))), np.zeros((0, len(stances)))
+        if len(texts):
+            topic_scores, stance_scores = self.pipeline.predict_proba(list(texts))
+        off_topic, neutral = topics.index("off_topic"), stances.index("neutral")
+        topic, stance = choose_labels(topic_scores, stance_scores, off_topic, neutral)
         abstained = topic_scores.max(axis=1) < self.card["threshold"]
         return Readings(topic, topic_scores, stance, stance_scores, abstained)
 
@@ -75,38 +78,65 @@ class Reader(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined, misc]
         """A frame with a string column `text` to one row a passage: topic, stance, their confidences, abstained."""
         texts = model_input["text"].tolist()
         for row, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"row {row}: text is {text!r}; every passage must be a string that is not empty")
-        readings = self.read(texts) if texts else None
-        columns = ["topic", "topic_confidence", "stance", "stance_confidence", "abstained"]
-        if readings is None:
-            return pd.DataFrame(columns=columns)
-        book, rows = self.card["codebook"], np.arange(len(texts))
-        values = (
-            [book["topics"][i]["name"] for i in readings.topic],
-            readings.topic_scores[rows, readings.topic],
-            [book["stances"][i]["name"] for i in readings.stance],
-            readings.stance_scores[rows, readings.stance],
-            readings.abstained,
-        )
-        return pd.DataFrame(dict(zip(columns, values, strict=True)), index=model_input.index)
+            if not isinstance(text, str):
+                raise ValueError(f"row {row}: text is {text!r}; every passage must be a string")
+        readings, book, rows = self.read(texts), self.card["codebook"], np.arange(len(texts))
+        return pd.DataFrame(
+            {
+                "topic": pd.Series([book["topics"][i]["name"] for i in readings.topic], dtype="str"),
+                "topic_confidence": readings.topic_scores[rows, readings.topic],
+                "stance": pd.Series([book["stances"][i]["name"] for i in readings.stance], dtype="str"),
+                "stance_confidence": readings.stance_scores[rows, readings.stance],
+                "abstained": readings.abstained,
+            }
+        ).set_index(model_input.index)
+
+
+def choose_labels(
+    topic_scores: Scores, stance_scores: Scores, off_topic: int, neutral: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The most probable topic and stance of each passage; an off-topic one is neutral, as the codebook has it.
+
+    `off_topic` and `neutral` are positions in the codebook.
+    """
+    topic = topic_scores.argmax(axis=1)
+    return topic, np.where(topic == off_topic, neutral, stance_scores.argmax(axis=1))
+
+
+def model_files(folder: Path) -> list[str]:
+    """The files of a model folder that a manifest lists, as sorted relative POSIX paths.
+
+    Left out are the manifest, MLflow's note of the registered name, and the byte code that Python leaves on import.
+    """
+    files = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
+    own = {MANIFEST, "registered_model_meta"}
+    return sorted(file.as_posix() for file in files if file.as_posix() not in own and "__pycache__" not in file.parts)
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_manifest(folder: Path) -> None:
-    """Compare every file of a model folder that its manifest (sha256sum's format) names.
+    """Hold every file of a model folder against its manifest (sha256sum's format).
 
     Raises:
-        ChangedModel: the manifest is missing, or a file is missing or changed.
+        ChangedModel: the manifest is missing, or a file is missing, changed or not listed.
     """
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise ChangedModel(f"{manifest} is missing: this is not a model that was registered whole")
+    listed = {}
     for line in manifest.read_text(encoding="utf-8").splitlines():
-        expected, name = line.split("  ", 1)
+        digest, _, name = line.partition("  ")
+        listed[name] = digest
+    for name in sorted({*listed, *model_files(folder)}):
         file = folder / name
-        actual = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
+        expected, actual = listed.get(name, "no such file"), sha256(file) if file.is_file() else "no such file"
         if actual != expected:
-            raise ChangedModel(f"{file}: {actual}, registered as {expected}: this is not the model that was promoted")
-
-
-set_model(Reader())
+            raise ChangedModel(
+                f"{file} is not as it was registered: sha256 {actual}, registered {expected}; restore the file, "
+                "or `make train` for a new version"
+            )

@@ -1,0 +1,34 @@
+"""A slice of the columns of a feature matrix, so that each part of the features can be weighed in its own way."""
+
+from typing import Any, Self
+
+from sklearn.base import BaseEstimator, TransformerMixin
+
+
+class Columns(TransformerMixin, BaseEstimator):
+    """Keeps the columns `start` (counted from 0) up to, but not including, `stop`; learns nothing.
+
+    scikit-learn's ColumnTransformer keeps a list of all its column numbers, which for hashed words makes a saved
+    pipeline of 50 to 200 MB.
+    """
+
+    def __init__(self, start: int = 0, stop: int | None = None) -> None:
+        self.start = start
+        self.stop = stop
+
+    def fit(self, X: Any, y: object = None) -> Self:
+        """Does nothing: there is nothing to learn."""
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """The slice, of the kind that X is: an array, or a sparse matrix."""
+        return X[:, self.start : self.stop]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.sparse = True
+        return tags

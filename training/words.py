@@ -1,0 +1,60 @@
+"""Which words speak most strongly for each label, read from the weights of a linear candidate."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+
+
+def strongest_words(
+    pipeline: Pipeline, texts: Sequence[str], names: Mapping[str, Sequence[str]], top: int = 15
+) -> pd.DataFrame:
+    """The `top` words and word pairs of each label, strongest first.
+
+    Args:
+        pipeline: a fitted candidate. One without hashed words, or whose heads have no weights, gives no rows.
+        texts: the training texts; a hash is named after the most frequent of the words that share it.
+        names: head (`topic`, `stance`) → its labels in codebook order.
+
+    Returns:
+        Columns `head`, `label`, `rank`, `word`, `weight` (log-odds against the mean label, for a TF-IDF of 1).
+    """
+    columns = ["head", "label", "rank", "word", "weight"]
+    words = _named_columns(pipeline, texts)
+    heads = pipeline["heads"]
+    if not words or not hasattr(heads.topic_, "coef_"):
+        return pd.DataFrame(columns=columns)
+    where = np.fromiter(words, np.int64)
+    rows: list[tuple[Any, ...]] = []
+    for head, labels in names.items():
+        fitted = getattr(heads, f"{head}_")
+        weights = fitted.coef_[:, where]
+        weights = weights - weights.mean(axis=0)
+        for label, row in zip(fitted.classes_, weights, strict=True):
+            for rank, best in enumerate(np.argsort(-row, kind="stable")[:top], start=1):
+                rows.append((head, labels[label], rank, words[int(where[best])], float(row[best])))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _named_columns(pipeline: Pipeline, texts: Sequence[str]) -> dict[int, str]:
+    """Column of the heads' input → word, for parts that hash whole words."""
+    named: dict[int, str] = {}
+    start = 0  # of the part's columns in the heads' input
+    for (_, extractor), (_, weight) in zip(
+        pipeline["extract"].transformer_list, pipeline["weigh"].transformer_list, strict=True
+    ):
+        if "seen" not in weight.named_steps:
+            start += weight["columns"].stop - weight["columns"].start
+            continue
+        seen = weight["seen"].get_support(indices=True)
+        if extractor.analyzer == "word":
+            analyse = extractor.build_analyzer()
+            terms = [term for term, _ in Counter(term for text in texts for term in analyse(text)).most_common()]
+            position = {column: at for at, column in enumerate(seen)}
+            for term, column in zip(terms, extractor.transform(terms).indices, strict=True):
+                named.setdefault(start + position[column], term)
+        start += len(seen)
+    return named
