@@ -1,0 +1,179 @@
+"""What stands before BentoML: token, routes, types and sizes are checked here, and every error leaves as the contract
+says. A request that is refused here costs no place in BentoML's queue, and no traceback in the log."""
+
+import asyncio
+import hmac
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving import openapi
+from serving.parsing import BadBody, parse
+from serving.schema import MAX_CHARACTERS, MAX_PASSAGES
+
+# Routes of BentoML that the description does not name (its upload page, its task queue) stay closed.
+METHODS: dict[str, tuple[str, ...]] = {
+    route.path: ("POST",) if route.request else ("GET", "HEAD") for route in openapi.ROUTES
+}
+BODIES = {route.path: route.request for route in openapi.ROUTES if route.request}
+
+# A character beyond the basic plane is 12 bytes in escaped JSON (a surrogate pair) and 4 in UTF-8: the largest valid
+# request is 512 x (12 x 10,000 + quotes, comma, indentation), 61.5 MB.
+MAX_BODY = 64 * 2**20
+BODY_SECONDS = 60.0
+IN_MEMORY = 2**20
+RETRY_SECONDS = 1
+
+
+class Refused(Exception):
+    """A request that goes no further: status, message, and headers beside it."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.headers = status, message, dict(headers or {})
+
+    def response(self) -> JSONResponse:
+        """The contract's `{"error": ...}`."""
+        headers = self.headers
+        if self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+            headers = {"Retry-After": str(RETRY_SECONDS), **headers}
+        return JSONResponse({"error": self.message}, self.status, headers)
+
+
+class Disconnected(Exception):
+    """The client went away before its request was whole."""
+
+
+class Guard:
+    """ASGI application around BentoML's. The token is read from `IMMNEWS_API_TOKEN` once, at start."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.token = os.environ.get("IMMNEWS_API_TOKEN") or None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit or refuse one request; websockets are refused unseen."""
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})
+        try:
+            headers = Headers(scope=scope)
+            check_token(self.token, scope["path"], headers)
+            check_route(scope["method"], scope["path"])
+            if scope["path"] in BODIES:
+                check_type(headers)
+                body = await read_body(headers, receive)
+                parse(body, BODIES[scope["path"]])
+                receive = replay(body, receive)
+            await self.app(scope, receive, contract_errors(scope, receive, send))
+        except Refused as refusal:
+            await refusal.response()(scope, receive, send)
+        except BadBody as error:
+            await Refused(HTTPStatus.BAD_REQUEST, str(error)).response()(scope, receive, send)
+        except Disconnected:
+            return
+
+
+def check_token(token: str | None, path: str, headers: Headers) -> None:
+    """Refuse (401) a request without the token, if one is set. The comparison takes the same time for any guess."""
+    if token is None or path in openapi.OPEN:
+        return
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    # Header values arrive as Latin-1.
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), token.encode()):
+        message = "this service wants the header `Authorization: Bearer <token>` with its token"
+        raise Refused(HTTPStatus.UNAUTHORIZED, message, {"WWW-Authenticate": "Bearer"})
+
+
+def check_route(method: str, path: str) -> None:
+    """Refuse an unknown path (404) or a method that it does not take (405)."""
+    if path not in METHODS:
+        raise Refused(HTTPStatus.NOT_FOUND, f"no such route; there are {', '.join(METHODS)}")
+    if method not in METHODS[path]:
+        allowed = ", ".join(METHODS[path])
+        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} takes {allowed}", {"Allow": allowed})
+
+
+def check_type(headers: Headers) -> None:
+    """Refuse (415) whatever is not plain JSON before a byte is read: BentoML would take forms, and pickles inside."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json")
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "compressed bodies (Content-Encoding) are refused")
+
+
+async def read_body(headers: Headers, receive: Receive) -> bytes:
+    """The whole body, at most `MAX_BODY` bytes; beyond a megabyte it waits on disk until it is whole.
+
+    Raises:
+        Refused: too large (413, whatever Content-Length says) or too slow (408).
+        Disconnected: the client went away.
+    """
+    limit = f"the body is larger than {MAX_BODY:,} bytes; send at most {MAX_PASSAGES} passages of {MAX_CHARACTERS:,}"
+    too_large = Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{limit} characters", {"Connection": "close"})
+    declared = headers.get("content-length", "0")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > MAX_BODY:
+        raise too_large
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Disconnected
+                    spool.write(message.get("body", b""))
+                    if spool.tell() > MAX_BODY:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        spool.seek(0)
+                        return spool.read()
+    except TimeoutError:
+        late = f"the body did not arrive within {BODY_SECONDS:g} seconds"
+        raise Refused(HTTPStatus.REQUEST_TIMEOUT, late, {"Connection": "close"}) from None
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that hands out a body already read, then whatever follows (a disconnection)."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replayed
+
+
+def contract_errors(scope: Scope, receive: Receive, send: Send) -> Send:
+    """A `send` that passes answers on, and rewrites errors of BentoML and Starlette to `{"error": ...}`."""
+    status, body = 0, b""
+
+    async def rewritten(message: Message) -> None:
+        nonlocal status, body
+        if message["type"] == "http.response.start" and message["status"] >= HTTPStatus.BAD_REQUEST:
+            # BentoML's 504 says that a request waited too long; to the client that is overload.
+            status = 503 if message["status"] == HTTPStatus.GATEWAY_TIMEOUT else message["status"]
+        elif not status:
+            await send(message)
+        else:
+            body += message.get("body", b"")
+            if not message.get("more_body", False):
+                await Refused(status, error_text(status, body)).response()(scope, receive, send)
+
+    return rewritten
+
+
+def error_text(status: int, body: bytes) -> str:
+    """The message inside an error answer: BentoML sends an object, or a list of one; Starlette plain text."""
+    try:
+        answer = json.loads(body)
+        answer = answer[0] if isinstance(answer, list) else answer
+        return str(answer["error"])
+    except (ValueError, LookupError, TypeError):
+        return HTTPStatus(status).phrase

@@ -1,0 +1,113 @@
+"""The service: one checked model, loaded once a worker, that answers over HTTP as the contract says."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import bentoml
+from _bentoml_sdk import Service  # type: ignore[import-untyped]  # BentoML's public modules do not name it
+from bentoml.images import Image
+from bentoml.mlflow import MLFLOW_MODEL_FOLDER
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from serving import manifest, openapi
+from serving.guard import Guard
+from serving.schema import ClassifyAnswer, ClassifyRequest, Codebook, Label, Model, Reading, Served
+
+NAME = "immigration-news"
+OFF_TOPIC = "off_topic"
+# Beyond this many requests at once the next is told to come back (429); within it, each waits its turn.
+CONCURRENT = 128
+# The largest valid request (512 passages of 10,000 characters) took 43 s on two busy cores.
+TIMEOUT_SECONDS = 120
+
+
+class Arguments(BaseModel):
+    """What `bentoml serve --arg` and `bentoml build --arg` take; a bento keeps what it was built with."""
+
+    model: str = f"{NAME}:latest"
+
+
+class GuardedService(Service[Any]):
+    """A BentoML service behind our guard, described by our own document."""
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """The guard goes outermost: BentoML puts middleware that it is given inside its own."""
+        return Guard(super().to_asgi(is_main=is_main))
+
+    @property
+    def openapi_spec(self) -> openapi.Document:
+        """BentoML's own lacks routes that are not POST, and answers that may be null."""
+        return openapi.describe(self.bento.tag.version or "" if self.bento else "checkout")
+
+
+async def codebook(_: Request) -> JSONResponse:
+    """`GET /codebook`."""
+    return JSONResponse(bentoml.get_current_service().codebook)
+
+
+async def model(_: Request) -> JSONResponse:
+    """`GET /model`."""
+    return JSONResponse(bentoml.get_current_service().model)
+
+
+@bentoml.service(
+    name=NAME,
+    service_class=GuardedService,
+    image=Image(python_version="3.11", lock_python_packages=False),
+    workers=1,
+    # Requests are read one after another, each by IMMNEWS_THREADS threads.
+    threads=1,
+    traffic={"timeout": TIMEOUT_SECONDS, "max_concurrency": CONCURRENT},
+    # Spans cost a fifth of the throughput even where nothing collects them.
+    tracing={"excluded_urls": ".*"},
+)
+@bentoml.asgi_app(Starlette(routes=[Route("/codebook", codebook), Route("/model", model)]))
+class ImmigrationNews:
+    """Topic and stance of news passages on immigration."""
+
+    stored = bentoml.models.BentoModel(bentoml.use_arguments(Arguments).model)
+
+    def __init__(self) -> None:
+        stored = self.stored
+        # The model's own code must not leave bytecode beside it: unlisted files are refused at the next start.
+        sys.dont_write_bytecode = True
+        registered = stored.info.metadata
+        manifest.check_exactly(Path(stored.path_of(MLFLOW_MODEL_FOLDER)), registered["manifest"])
+        self.reader = bentoml.mlflow.load_model(stored).unwrap_python_model()
+        card = self.reader.card
+        self.codebook = Codebook.model_validate(card["codebook"]).model_dump(mode="json")
+        self.topics = [topic["name"] for topic in self.codebook["topics"]]
+        self.stances = [stance["name"] for stance in self.codebook["stances"]]
+        described = {**card, **registered, "codebook": self.codebook["version"]}
+        self.model = Model.model_validate(described).model_dump(mode="json")
+        self.served = Served.model_validate(self.model)
+
+    @bentoml.api(input_spec=ClassifyRequest)  # type: ignore[untyped-decorator]
+    def classify(self, passages: list[str]) -> ClassifyAnswer:
+        """Topic and stance of each passage, in order."""
+        read = self.reader.read(passages)
+        readings = [
+            self._reading(*row)
+            for row in zip(
+                read.topic, read.topic_scores, read.stance, read.stance_scores, read.abstained.tolist(), strict=True
+            )
+        ]
+        return ClassifyAnswer(readings=readings, model=self.served)
+
+    def _reading(self, topic: int, topic_scores: Any, stance: int, stance_scores: Any, abstained: bool) -> Reading:
+        topic_label = _label(topic, topic_scores, self.topics)
+        on_topic = topic_label.label != OFF_TOPIC
+        stance_label = _label(stance, stance_scores, self.stances) if on_topic else None
+        return Reading(topic=topic_label, stance=stance_label, abstained=abstained)
+
+
+def _label(index: int, scores: Any, names: list[str]) -> Label:
+    """One answer from a row of scores, in the order of the names."""
+    by_name = dict(zip(names, scores.tolist(), strict=True))
+    return Label(label=names[index], confidence=by_name[names[index]], scores=by_name)

@@ -1,0 +1,97 @@
+"""For the tests of the service: a registry that may be tampered with, and servers as processes of their own."""
+
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).resolve().parents[1]
+# Nothing listens there: whoever tries to reach the network fails at once.
+NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+NO_NETWORK |= {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+
+
+class Registry(NamedTuple):
+    """A registry of its own: MLflow address, and the folder of the champion's files."""
+
+    uri: str
+    model: Path
+
+
+def copy_registry(uri: str, folder: Path) -> Registry:
+    """Copy a SQLite registry and its champion's files, so that a test may change either."""
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    version = client.get_model_version_by_alias("immigration-news", "champion")
+    original = client.get_model_version_download_uri("immigration-news", version.version)
+    model, database = folder / "model", folder / "mlflow.db"
+    shutil.copytree(original.removeprefix("file://"), model)
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as source, closing(sqlite3.connect(database)) as copy:
+        source.backup(copy)
+        copy.execute("UPDATE model_versions SET storage_location = ? WHERE version = ?", (str(model), version.version))
+        copy.execute(
+            "UPDATE logged_models SET artifact_location = ? WHERE model_id = ?",
+            (str(model), version.source.rpartition("/")[2]),
+        )
+        copy.commit()
+    return Registry(f"sqlite:///{database}", model)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment, without what steers a server, with changes."""
+    steering = ("IMMNEWS_", "BENTOML_HOME", "MLFLOW_TRACKING_URI", "PORT", "PYTHON")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
+    return {**kept, "BENTOML_DO_NOT_TRACK": "1", **changes}
+
+
+def run(arguments: Sequence[str], cwd: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run Python to its end, from a folder, with the checkout importable."""
+    variables = environment(PYTHONPATH=str(ROOT), **changes)
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=120, check=False)
+
+
+def free_port() -> int:
+    """A port on which nothing listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def server(arguments: Sequence[str], port: int, cwd: Path, variables: Mapping[str, str]) -> Iterator[httpx.Client]:
+    """Start a server, wait until it is ready, and stop it by its process id. Its log is `server.log` in `cwd`."""
+    with (cwd / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=cwd, env=dict(variables), stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+            for _ in range(240):
+                if process.poll() is not None:
+                    break
+                try:
+                    if client.get("/readyz").status_code == 200:
+                        yield client
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.25)
+            raise RuntimeError(f"the server is not ready:\n{(cwd / 'server.log').read_text()}")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,260 @@
+"""The service over real HTTP: answers, order, and an error for everything that is not a valid request."""
+
+import json
+import pickle
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import mlflow
+import pandas as pd
+import pytest
+from serving_processes import copy_registry, environment, free_port, server
+
+from serving import guard
+from serving.schema import MAX_CHARACTERS, MAX_PASSAGES
+from serving.service import CONCURRENT
+
+JSON = {"Content-Type": "application/json"}
+PASSAGES = [
+    "The board now lists refugee cases from the spring before last; her asylum claim has waited nineteen months.",
+    "Enough. The town was never asked about the migrant hostel, and those who broke the rules should go home.",
+    "Ringed plovers have reached the estuary ten days early this year, the wardens of the bird reserve report.",
+    "These nurses came from abroad and have kept our hospital running. Give them their papers and an apology.",
+    "The migration bill passed its second reading by eleven votes after the Centre Alliance let its members vote.",
+    "  ",
+    "a\x00b",
+    "\N{PILE OF POO}" * MAX_CHARACTERS,
+]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that code planted beside the model would write."""
+    return tmp_path_factory.mktemp("planted") / "ran"
+
+
+@pytest.fixture(scope="module")
+def client(champion: Any, planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """`make serve`, over a registry in which somebody put a module beside the model's own."""
+    folder, port = tmp_path_factory.mktemp("serve"), free_port()
+    registry = copy_registry(champion.uri, folder)
+    (registry.model / "code" / "skops.py").write_text(f"open({str(planted)!r}, 'w')\nraise SystemExit(3)\n")
+    variables = environment(
+        MLFLOW_TRACKING_URI=registry.uri,
+        BENTOML_HOME=str(folder / "bentoml"),
+        PYTHONPATH=str(Path(__file__).parents[1]),
+        PORT=str(port),
+    )
+    with server(["-m", "serving.serve"], port, folder, variables) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def registered(champion: Any) -> Any:
+    """The registry's entry for the champion."""
+    return mlflow.MlflowClient(champion.uri, champion.uri).get_model_version_by_alias("immigration-news", "champion")
+
+
+def classify(client: httpx.Client, passages: list[str]) -> dict[str, Any]:
+    response = client.post("/classify", json={"passages": passages})
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def test_answers_as_the_contract_says(client: httpx.Client, registered: Any) -> None:
+    answer = classify(client, PASSAGES)
+    codebook = client.get("/codebook").json()
+    topics = [topic["name"] for topic in codebook["topics"]]
+    stances = [stance["name"] for stance in codebook["stances"]]
+    assert answer.keys() == {"readings", "model"}
+    assert answer["model"] == {
+        "name": "immigration-news",
+        "version": str(registered.version),
+        "codebook": registered.tags["codebook"],
+        "data_digest": registered.tags["data_digest"],
+    }
+    assert len(answer["readings"]) == len(PASSAGES)
+    for reading in answer["readings"]:
+        assert reading.keys() == {"topic", "stance", "abstained"}
+        assert isinstance(reading["abstained"], bool)
+        assert (reading["stance"] is None) == (reading["topic"]["label"] == "off_topic")
+        for label, names in ((reading["topic"], topics), (reading["stance"], stances)):
+            if label is not None:
+                assert list(label["scores"]) == names
+                assert sum(label["scores"].values()) == pytest.approx(1)
+                assert label["confidence"] == label["scores"][label["label"]]
+
+
+def test_served_labels_equal_the_offline_models(client: httpx.Client, champion: Any) -> None:
+    mlflow.set_tracking_uri(champion.uri)
+    texts = [text for text in PASSAGES if text.strip()]
+    offline = mlflow.pyfunc.load_model("models:/immigration-news@champion").predict(pd.DataFrame({"text": texts}))
+    readings = classify(client, texts)["readings"]
+    assert [reading["topic"]["label"] for reading in readings] == offline["topic"].tolist()
+    assert [reading["topic"]["confidence"] for reading in readings] == pytest.approx(offline["topic_confidence"])
+    assert [reading["abstained"] for reading in readings] == offline["abstained"].tolist()
+    stances = [reading["stance"] and reading["stance"]["label"] for reading in readings]
+    on_topic = [stance is not None for stance in stances]
+    assert any(on_topic)
+    assert [stance for stance in stances if stance] == offline["stance"][on_topic].tolist()
+
+
+def test_readings_come_in_the_order_of_the_passages(client: httpx.Client) -> None:
+    forwards = classify(client, PASSAGES)["readings"]
+    assert classify(client, PASSAGES[::-1])["readings"] == forwards[::-1]
+    assert classify(client, PASSAGES[:1])["readings"] == forwards[:1]
+
+
+def test_says_what_is_served(client: httpx.Client, registered: Any) -> None:
+    model = client.get("/model").json()
+    assert model["version"] == str(registered.version)
+    assert model["run_id"] == registered.tags["run_id"]
+    assert model["manifest"] == registered.tags["manifest"]
+    assert model["quality"]
+    codebook = client.get("/codebook").json()
+    assert len(codebook["topics"]) == 11 and all(topic["definition"] for topic in codebook["topics"])
+    assert len(codebook["stances"]) == 3 and codebook["rules"] and codebook["crosswalk"]
+
+
+def test_describes_its_routes_and_errors(client: httpx.Client) -> None:
+    paths = client.get("/docs.json").json()["paths"]
+    assert {"/classify", "/codebook", "/model", "/livez", "/readyz", "/metrics"} <= paths.keys()
+    responses = paths["/classify"]["post"]["responses"]
+    assert {"200", "400", "401", "413", "415", "429", "503"} <= responses.keys()
+    assert "bentoml_service_request" in client.get("/metrics").text
+
+
+def test_a_module_planted_in_the_registry_does_not_run(client: httpx.Client, planted: Path) -> None:
+    classify(client, PASSAGES[:1])
+    assert not planted.exists()
+
+
+BAD = {
+    "no body": (b"", "not JSON"),
+    "half an object": (b"{", "not JSON"),
+    "two documents": (b'{"passages":["a"]} {}', "not JSON"),
+    "a list": (b'["a"]', "must be an object"),
+    "null": (b"null", "must be an object"),
+    "no field": (b"{}", "passages: Field required"),
+    "misspelt field": (b'{"passage":["a"]}', "'passage'; allowed are [passages: a list of 1 to 512"),
+    "another field": (b'{"passages":["a"],"title":""}', "'title'"),
+    "field twice": (b'{"passages":["a"],"passages":["b"]}', "'passages' stands twice"),
+    "a string": (b'{"passages":"a"}', "passages: Input should be a valid list"),
+    "an empty list": (b'{"passages":[]}', "at least 1"),
+    "a number inside": (b'{"passages":["a",3]}', "passages[1]: Input should be a valid string"),
+    "null inside": (b'{"passages":["a",null]}', "passages[1]"),
+    "an empty passage": (b'{"passages":["a","b",""]}', "passages[2]: String should have at least 1"),
+    "too many": (json.dumps({"passages": ["a"] * (MAX_PASSAGES + 1)}).encode(), "at most 512 items, not 513"),
+    "too long": (json.dumps({"passages": ["a", "b" * (MAX_CHARACTERS + 1)]}).encode(), "passages[1]: "),
+    "lone surrogate": (b'{"passages":["a\\ud800"]}', "passages[0]: "),
+    "lone surrogate in a name": (b'{"\\udc00":["a"]}', "object"),
+    "NaN": (b'{"passages":NaN}', "NaN"),
+    "a huge number": (b'{"passages":' + b"9" * 5000 + b"}", "number"),
+    "deep nesting": (b'{"passages":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested"),
+    "not UTF-8": (b'{"passages":["\xff"]}', "UTF-8"),
+    "UTF-16": ('{"passages":["a"]}'.encode("utf-16"), "UTF-8"),
+}
+
+
+@pytest.mark.parametrize(("body", "says"), BAD.values(), ids=list(BAD))
+def test_a_bad_body_is_refused_by_name(client: httpx.Client, body: bytes, says: str) -> None:
+    response = client.post("/classify", content=body, headers=JSON)
+    assert response.status_code == 400
+    assert response.json().keys() == {"error"}
+    assert says in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("POST", "/classify", {"Content-Type": "text/plain"}, 415),
+        ("POST", "/classify", {"Content-Type": "multipart/form-data; boundary=x"}, 415),
+        ("POST", "/classify", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ("POST", "/classify", {"Content-Type": ""}, 415),
+        ("POST", "/classify", {}, 415),
+        ("POST", "/classify", {**JSON, "Content-Encoding": "gzip"}, 415),
+        ("POST", "/classify", {"Content-Type": "application/json; charset=utf-8"}, 200),
+        ("GET", "/classify", {}, 405),
+        ("DELETE", "/model", {}, 405),
+        ("GET", "/nowhere", {}, 404),
+        ("GET", "/classify/", {}, 404),
+        ("HEAD", "/codebook", {}, 200),
+        ("GET", "/livez", {}, 200),
+    ],
+)
+def test_types_routes_and_methods(
+    client: httpx.Client, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    content = b'{"passages":["a"]}' if method == "POST" else b""
+    response = client.request(method, path, content=content, headers=headers)
+    assert response.status_code == status
+    if status >= 400:
+        assert response.json().keys() == {"error"}
+    assert ("allow" in response.headers) == (status == 405)
+
+
+@pytest.mark.parametrize("route", ["/classify", "/codebook", "/model"])
+def test_a_pickle_is_not_opened(client: httpx.Client, route: str, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+            return open, (str(tmp_path / "opened"), "w")
+
+    for kind in ("application/vnd.bentoml+pickle", "Application/Vnd.BentoML+Pickle", "application/octet-stream"):
+        response = client.post(route, content=pickle.dumps(Bomb()), headers={"Content-Type": kind})
+        assert response.status_code in (405, 415)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_a_body_over_the_limit_is_refused_however_it_comes(client: httpx.Client) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(guard.MAX_BODY // 2**20 + 2):
+            yield b" " * 2**20
+
+    for content in (b" " * (guard.MAX_BODY + 1), chunks()):
+        response = client.post("/classify", content=content, headers=JSON)
+        assert response.status_code == 413
+        assert f"{guard.MAX_BODY:,} bytes" in response.json()["error"]
+
+
+def test_the_largest_valid_body_fits() -> None:
+    body = {"passages": ["\N{PILE OF POO}" * MAX_CHARACTERS] * MAX_PASSAGES}
+    assert len(json.dumps(body, indent=4)) < guard.MAX_BODY
+
+
+def test_overload_is_told_when_to_return_and_passes(client: httpx.Client) -> None:
+    start = threading.Barrier(CONCURRENT + 40)
+
+    def post(_: int) -> httpx.Response:
+        with httpx.Client(base_url=client.base_url, timeout=60, trust_env=False) as own:
+            own.get("/livez")
+            start.wait()
+            return own.post("/classify", json={"passages": PASSAGES[:5]})
+
+    with ThreadPoolExecutor(CONCURRENT + 40) as threads:
+        responses = list(threads.map(post, range(CONCURRENT + 40)))
+    shed = [response for response in responses if response.status_code != 200]
+    assert shed and len(responses) - len(shed) >= CONCURRENT
+    for response in shed:
+        assert response.status_code in (429, 503)
+        assert response.headers["retry-after"].isdigit() and response.json().keys() == {"error"}
+    classify(client, PASSAGES[:1])
+
+
+def test_one_bad_request_harms_no_other(client: httpx.Client) -> None:
+    def post(number: int) -> int:
+        return client.post("/classify", json={"passages": [PASSAGES[0], "" if number == 7 else "b"]}).status_code
+
+    with ThreadPoolExecutor(24) as threads:
+        assert [400 if number == 7 else 200 for number in range(24)] == list(threads.map(post, range(24)))
+
+
+def test_the_log_holds_no_passage(client: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> None:
+    classify(client, ["xyzzy in the plain"])
+    client.post("/classify", json={"passages": ["xyzzy in the plain", ""]})
+    logs = "".join(path.read_text() for path in tmp_path_factory.getbasetemp().glob("serve*/server.log"))
+    assert "path=/classify" in logs and "xyzzy" not in logs and "Traceback" not in logs
