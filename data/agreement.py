@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import krippendorff
 import numpy as np
 from datasets import Dataset
+from nltk.metrics.agreement import AnnotationTask
 from sklearn.metrics import cohen_kappa_score
 
 from data.codebook import load_codebook
@@ -87,7 +87,8 @@ def _coefficients(codes: np.ndarray) -> tuple[float, float, float]:
     if len(np.unique(codes)) == 1:
         return raw, math.nan, math.nan
     kappa = float(cohen_kappa_score(codes[0], codes[1]))
-    return raw, kappa, float(krippendorff.alpha(reliability_data=codes, level_of_measurement="nominal"))
+    answers = [(coder, item, int(code)) for coder, row in enumerate(codes) for item, code in enumerate(row)]
+    return raw, kappa, float(AnnotationTask(answers).alpha())  # nominal: two labels differ or they do not
 
 
 def _table(task: TaskAgreement, passages: int) -> str:

@@ -1,5 +1,6 @@
 """How passages are read from a JSONL, CSV or Parquet file into one typed dataset, whatever the format."""
 
+import csv
 import hashlib
 import json
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Value
 
 from data.passages import InvalidPassages, Problem, complete, features, find_problems
@@ -50,8 +52,11 @@ def _read(path: Path, source: str) -> Numbered:
         raise UnreadableFile(f"{source}: there is no such file at {path.resolve()}; check the path")
     # The library's cache could serve an edited file stale, and would fill up with copies: a throw-away one cannot.
     with tempfile.TemporaryDirectory(prefix="immigration-news-") as cache, _quiet():
+        # The library takes a path for a pattern ("news[1].csv" would read news1.csv): this one holds nothing to match.
+        plain = Path(cache) / f"passages{path.suffix}"
+        plain.symlink_to(path.resolve())
         try:
-            return READERS[path.suffix](path, source, {"cache_dir": cache, "keep_in_memory": True})
+            return READERS[path.suffix](plain, source, {"cache_dir": cache, "keep_in_memory": True})
         except InvalidPassages:
             raise
         except Exception as error:  # a parser's, a decoder's or Arrow's own, mostly wrapped by the library
@@ -63,8 +68,9 @@ def _read(path: Path, source: str) -> Numbered:
 def _read_jsonl(path: Path, source: str, options: dict[str, Any]) -> Numbered:
     # As lines of text: the library's JSON reader would turn a column of dates (ids often are) into timestamps,
     # lose count of lines, and stop at the first malformed one.
-    if path.stat().st_size == 0:
-        return []
+    with path.open(encoding="utf-8-sig") as file:
+        if not file.read(1):
+            return []
     lines = Dataset.from_text(str(path), encoding="utf-8-sig", **options)["text"]
     numbered, problems = [], []
     for number, line in enumerate(lines, start=1):
@@ -86,8 +92,22 @@ def _read_jsonl(path: Path, source: str, options: dict[str, Any]) -> Numbered:
 
 
 def _read_csv(path: Path, source: str, options: dict[str, Any]) -> Numbered:
-    # Every cell as the text it is: "007" stays an id, and "NA" is the country Namibia.
-    text = dict.fromkeys(features(), str)
+    # A row longer than the header would push all cells into their neighbours' columns, where they may even look right.
+    csv.field_size_limit(2**31 - 1)  # a column that will be left out may hold whole pages
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = (row for row in csv.reader(file) if len(row) > 1 or "".join(row).strip())
+        header, count, problems = next(rows, []), 0, []
+        for count, row in enumerate(rows, start=1):
+            if len(row) > len(header):
+                remedy = f"{len(row)} cells for {len(header)} columns; put a cell that holds a comma in quotation marks"
+                problems.append(Problem(source, count, "record", row, remedy))
+    if problems:
+        raise InvalidPassages(problems)
+    if not count:
+        return []
+    # Every cell as the text it is: "007" stays an id, and "NA" is the country Namibia. So too in the columns that will
+    # be left out: guessed types change from one chunk of the file to the next, and then Arrow refuses it.
+    text = dict.fromkeys([*features(), *header], str)
     table = Dataset.from_csv(str(path), encoding="utf-8-sig", converters=text, keep_default_na=False, **options)
     flags = {"true": True, "false": False}
     numbered = []
@@ -101,6 +121,8 @@ def _read_csv(path: Path, source: str, options: dict[str, Any]) -> Numbered:
 
 
 def _read_parquet(path: Path, source: str, options: dict[str, Any]) -> Numbered:
+    if pq.read_metadata(path).num_rows == 0:
+        return []
     table = Dataset.from_parquet(str(path), **options)
     # A typed dataset saved by the library comes back with numbers for names.
     labels = {name: feature for name, feature in table.features.items() if isinstance(feature, ClassLabel)}

@@ -1,4 +1,4 @@
-"""How good predictions are, and how sure we may be of it: macro-F1 with bootstrap intervals over documents, calibration."""
+"""How good predictions are, and how sure we may be of it: macro-F1 with intervals over documents, calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
-from training.model.heads import Probabilities, tempered
+from training.model.heads import Probabilities
 
 Labels = npt.NDArray[np.int64]
 BINS = 10
+TEMPERATURES = (0.05, 20.0)
 
 
 class Interval(NamedTuple):
@@ -53,16 +55,26 @@ class Report:
 
 
 def report(
-    true: Labels, predicted: Labels, scores: Probabilities, documents: Sequence[str], names: Sequence[str], resamples: int,
+    true: Labels,
+    predicted: Labels,
+    scores: Probabilities,
+    documents: Sequence[str],
+    names: Sequence[str],
+    resamples: int,
     seed: int,
-) -> Report:  # fmt: skip
+) -> Report:
     """Figures of one head.
 
     Args:
         true, predicted: positions in `names`, shape (passages,). `predicted` may differ from the scores' argmax.
         scores: calibrated probabilities, (passages, labels).
         documents: of each passage; the bootstrap draws documents, not passages.
+
+    Raises:
+        ValueError: there are no passages.
     """
+    if not len(true):
+        raise ValueError("no passages to evaluate: the split is empty; give the corpus more documents")
     confusions = by_document(true, predicted, documents, len(names))
     draws = resample(len(confusions), resamples, seed)
     precision, recall, f1, support = precision_recall_fscore_support(
@@ -91,7 +103,8 @@ def report(
 
 def by_document(true: Labels, predicted: Labels, documents: Sequence[str], n_labels: int) -> npt.NDArray[np.int64]:
     """Confusion counts, shape (documents, true label, predicted label), documents in sorted order."""
-    names, index = np.unique(np.asarray(documents, dtype=object).astype(str), return_inverse=True)
+    # As objects: numpy's own strings would drop NULs at their end, and pad every name to the longest.
+    names, index = np.unique(np.asarray(documents, dtype=object), return_inverse=True)
     counts = np.zeros((len(names), n_labels, n_labels), np.int64)
     np.add.at(counts, (index, true, predicted), 1)
     return counts
@@ -125,42 +138,61 @@ def interval(figure: Any, confusions: npt.NDArray[np.int64], draws: npt.NDArray[
 
 def calibration_error(true: Labels, predicted: Labels, scores: Probabilities) -> float:
     """Expected calibration error of the predicted label's confidence, 10 equal-width bins, in [0, 1]."""
-    confidence = scores[np.arange(len(scores)), predicted]
-    gaps = [len(bin_) / len(true) * abs(bin_.mean() - (true == predicted)[index].mean())
-            for index, bin_ in _bins(confidence)]  # fmt: skip
-    return float(sum(gaps))
-
-
-def _bins(confidence: npt.NDArray[np.float64]) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return [(np.flatnonzero(which == b), confidence[which == b]) for b in range(BINS) if (which == b).any()]
+    bins = reliability(true, predicted, scores)
+    return float(sum(count / len(true) * abs(confidence - right) for confidence, right, count in bins))
 
 
 def reliability(true: Labels, predicted: Labels, scores: Probabilities) -> list[tuple[float, float, int]]:
     """(mean confidence, share right, passages) of each bin that holds any."""
-    confidence = scores[np.arange(len(scores)), predicted]
-    return [(float(bin_.mean()), float((true == predicted)[index].mean()), len(index))
-            for index, bin_ in _bins(confidence)]  # fmt: skip
+    confidence, right = scores[np.arange(len(scores)), predicted], true == predicted
+    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = [which == b for b in range(BINS) if (which == b).any()]
+    return [(float(confidence[bin_].mean()), float(right[bin_].mean()), int(bin_.sum())) for bin_ in bins]
 
 
 def best_temperature(true: Labels, scores: Probabilities) -> float:
-    """The temperature in [0.2, 5] under which out-of-fold probabilities have the least log loss."""
-    floor = np.clip(scores, 1e-12, 1)
+    """The temperature in [0.05, 20] under which out-of-fold probabilities have the least log loss.
+
+    A passage whose label has probability 0 (the fold's fit never saw that label) has it under every temperature, and is
+    left out; where none is left, the temperature is 1.
+    """
+    possible = scores[np.arange(len(true)), true] > 0
+    if not possible.any():
+        return 1.0
+    with np.errstate(divide="ignore"):
+        logs, label = np.log(scores[possible]), true[possible]
 
     def loss(log_t: float) -> float:
-        return float(log_loss(true, tempered(floor, float(np.exp(log_t))), labels=np.arange(scores.shape[1])))
+        return -float(log_softmax(logs / np.exp(log_t), axis=1)[np.arange(len(label)), label].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.2), np.log(5)), method="bounded").x))
+    low, high = np.log(TEMPERATURES)
+    return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded").x))
 
 
 def coverage_threshold(right: npt.NDArray[np.bool_], confidence: npt.NDArray[np.float64], precision: float) -> float:
-    """The lowest confidence above which at least `precision` of the passages are right.
+    """The lowest confidence such that, of the passages at or above it, at least `precision` are right.
 
-    Where no threshold reaches that, the one that comes nearest while keeping at least a tenth of the passages.
+    It keeps at least a tenth of the passages. Where none such reaches the precision, the one that comes nearest.
     """
     order = np.argsort(-confidence, kind="stable")
-    share = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    enough = np.flatnonzero(share >= precision)
-    at_least = max(len(order) // 10, 1) - 1
-    keep = int(enough[-1]) if len(enough) and enough[-1] >= at_least else at_least + int(share[at_least:].argmax())
-    return float(confidence[order][keep])
+    ranked = confidence[order]
+    kept = np.arange(1, len(ranked) + 1)
+    share = np.cumsum(right[order]) / kept
+    # Passages of equal confidence are kept or left together.
+    possible = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True) & (10 * kept >= len(ranked)))
+    enough = possible[share[possible] >= precision]
+    if not len(enough):
+        enough = possible[share[possible] == share[possible].max()]
+    return float(ranked[enough[-1]])
+
+
+def abstention(
+    true: Labels, predicted: Labels, confidence: npt.NDArray[np.float64], threshold: float
+) -> dict[str, float]:
+    """What answering only at or above the threshold does.
+
+    `coverage` is the share answered, `accuracy_kept` the share right of those (0 where none is answered).
+    """
+    kept = confidence >= threshold
+    right = (true == predicted)[kept]
+    return {"coverage": float(kept.mean()), "accuracy_kept": float(right.mean()) if len(right) else 0.0}

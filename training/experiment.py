@@ -1,13 +1,19 @@
 """An experiment as a file: what it may say, and every misspelling refused before anything is fitted."""
 
 import difflib
+import inspect
+import re
 import tomllib
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sklearn.base import BaseEstimator
+import numpy as np
+import scipy.sparse as sp
+from sklearn.base import BaseEstimator, clone
+from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 
@@ -15,6 +21,9 @@ from training.candidates import CANDIDATES
 from training.model.encoder import EncoderError
 
 DEFAULT = Path("experiments/default.toml")
+# The pipelines that a candidate must beat to be worth anything; every experiment has one of each.
+FLOORS = (("majority",), ("words", "unigrams"))
+KINDS = {int: "a whole number", float: "a number", str: "a string", list: "a list", dict: "a table"}
 
 
 class InvalidExperiment(ValueError):
@@ -69,10 +78,12 @@ def read_experiment(path: Path) -> Experiment:
         InvalidExperiment: names the file, the key, its value and the choices.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         found = ", ".join(sorted(str(p) for p in path.parent.glob("*.toml"))) or "none"
         raise InvalidExperiment(f"{path}: no such file; experiments there: {found}") from None
+    except OSError as error:
+        raise InvalidExperiment(f"{path}: cannot be read ({error.strerror}); name a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidExperiment(f"{path}: not TOML: {error}") from None
     return _Checker(path).experiment(raw)
@@ -93,17 +104,18 @@ class _Checker:
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise self.fail(where, f"{name!r} is not one of {', '.join(sorted(choices))}{hint}")
 
-    def value(self, table: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
-        value, where = table[key], f"{where}{key}"
+    def value(self, table: Mapping[str, Any], key: str, kind: type, where: str = "", choices: str = "") -> Any:
+        value = table[key]
         accepted = (int, float) if kind is float else kind
-        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise self.fail(where, f"{value!r} is not {kind.__name__}")
+        if not isinstance(value, accepted) or isinstance(value, bool):
+            raise self.fail(f"{where}{key}", f"{value!r} is not {KINDS[kind]}{choices}")
         return value
 
     def number(self, table: Mapping[str, Any], key: str, kind: type, low: float, high: float, where: str = "") -> Any:
-        value = self.value(table, key, kind, where)
+        between = f" between {low} and {high}"
+        value = self.value(table, key, kind, where, between)
         if not low <= value <= high:
-            raise self.fail(f"{where}{key}", f"{value!r} is not between {low:g} and {high:g}")
+            raise self.fail(f"{where}{key}", f"{value!r} is not {KINDS[kind]}{between}")
         return value
 
     def experiment(self, raw: dict[str, Any]) -> Experiment:
@@ -112,11 +124,11 @@ class _Checker:
                                     "precision", "gate"))  # fmt: skip
         for key in ("corpora", "candidates"):
             if key not in raw:
-                raise self.fail(key, "missing")
+                raise self.fail(key, f"missing; say which, as {DEFAULT} does")
         options: dict[str, Any] = {}
         for key, kind, low, high in (
             ("seed", int, 0, 2**32 - 1), ("folds", int, 2, 20), ("resamples", int, 100, 100_000),
-            ("precision", float, 0.0, 1.0),
+            ("precision", float, 0, 1),
         ):  # fmt: skip
             if key in raw:
                 options[key] = self.number(raw, key, kind, low, high)
@@ -126,11 +138,13 @@ class _Checker:
         weights = self.value({"weights": raw.get("weights", {})}, "weights", dict)
         for name in weights:
             self.known("weights", name, corpora)
-            self.number(weights, name, float, 0.0, 1000.0, "weights.")
+            self.number(weights, name, float, 0, 1000, "weights.")
+        if not any(weights.get(name, 1) for name in corpora):
+            raise self.fail("weights", f"{weights!r} leave nothing to learn from; weigh one corpus more than 0")
         gate = self.value({"gate": raw.get("gate", {})}, "gate", dict)
         for key in gate:
             self.known("gate", key, tuple(Gate.__dataclass_fields__))
-            self.number(gate, key, float, 0.0, 1.0, "gate.")
+            self.number(gate, key, float, 0, 1, "gate.")
         name = self.value({"name": raw.get("name", self.path.stem)}, "name", str)
         return Experiment(name, tuple(corpora), self.candidates(raw), weights, gate=Gate(**gate), **options)
 
@@ -138,10 +152,18 @@ class _Checker:
         tables = self.value(raw, "candidates", dict)
         if not tables:
             raise self.fail("candidates", f"none named; choose from {', '.join(CANDIDATES)}")
-        return tuple(self.candidate(name, self.value(tables, name, dict, "candidates.")) for name in tables)
+        found = tuple(self.candidate(name, self.value(tables, name, dict, "candidates.")) for name in tables)
+        for floor in FLOORS:
+            if not any(candidate.pipeline in floor for candidate in found):
+                named = f"the pipelines here are {', '.join(candidate.pipeline for candidate in found)}"
+                remedy = f"add a line [candidates.{floor[0]}]"
+                raise self.fail("candidates", f"none is {' or '.join(floor)}, the floor to beat ({named}); {remedy}")
+        return found
 
     def candidate(self, name: str, table: dict[str, Any]) -> Candidate:
         where = f"candidates.{name}"
+        if not re.fullmatch("[A-Za-z0-9_-]+", name):  # MLflow refuses others, but only when everything is trained
+            raise self.fail(where, f"{name!r} is not a name of letters, digits, _ and -")
         for key in table:
             self.known(where, key, ("pipeline", "encoder", "params", "grid"))
         for key, kind in (("pipeline", str), ("encoder", str), ("params", dict), ("grid", dict)):
@@ -149,30 +171,79 @@ class _Checker:
                 self.value(table, key, kind, f"{where}.")
         self.known(where, table.get("pipeline", name), CANDIDATES)
         candidate = Candidate(name, table.get("pipeline", name), table.get("encoder"))
+        encoding = [key for key, build in CANDIDATES.items() if "encoder" in inspect.signature(build).parameters]
+        if candidate.encoder is not None and candidate.pipeline not in encoding:
+            takes = f"{candidate.pipeline} takes no encoder; {', '.join(encoding)} do"
+            raise self.fail(f"{where}.encoder", f"{candidate.encoder!r}: {takes}")
         try:
             pipeline = candidate.build()
-        except (EncoderError, TypeError) as error:
-            takes = "" if "unexpected" not in str(error) else f" ({candidate.pipeline} takes no encoder)"
-            raise self.fail(f"{where}.encoder", f"{error}{takes}") from None
-        grid = table.get("grid", {})
+        except EncoderError as error:
+            raise self.fail(f"{where}.encoder", f"{candidate.encoder!r}: {error}") from None
+        params, grid = table.get("params", {}), table.get("grid", {})
         for key, values in grid.items():
             if not isinstance(values, list) or not values:
                 raise self.fail(f"{where}.grid.{key}", f"{values!r} is not a list of values to search")
-        settings = [("params", key, value) for key, value in table.get("params", {}).items()]
+            if key in params:
+                raise self.fail(
+                    f"{where}.grid.{key}", f"{values!r}, and {params[key]!r} under params; keep one of them"
+                )
+        settings = [("params", key, value) for key, value in params.items()]
         settings += [("grid", key, value) for key, values in grid.items() for value in values]
         for section, key, value in settings:
             self.setting(pipeline, f"{where}.{section}.{key}", key, value)
-        return Candidate(name, candidate.pipeline, candidate.encoder, table.get("params", {}), grid)
+        self.trial(pipeline, where, params, grid)
+        return Candidate(name, candidate.pipeline, candidate.encoder, params, grid)
 
     def setting(self, pipeline: Pipeline, where: str, key: str, value: Any) -> None:
-        """Set one parameter on the pipeline and let scikit-learn judge it."""
+        """Let scikit-learn judge one parameter by itself."""
         parameters = pipeline.get_params(deep=True)
-        fitted = [name for name in parameters if name.startswith(("weigh__", "heads__"))]
-        self.known(where, key, fitted)
-        pipeline.set_params(**{key: value})
-        owner = pipeline.get_params(deep=True).get(key.rpartition("__")[0])
+        self.known(where, key, _settable(parameters))
+        if isinstance(value, bool) and isinstance(parameters[key], (int, float)) != isinstance(parameters[key], bool):
+            raise self.fail(where, f"{value!r} is not a number")
+        owner, _, name = key.rpartition("__")
+        if owner == "weigh":
+            return  # scikit-learn holds the weights of parts against the parts when it fits
         try:
-            if isinstance(owner, BaseEstimator):
-                owner._validate_params()
+            clone(parameters[owner]).set_params(**{name: value})._validate_params()
         except InvalidParameterError as error:
             raise self.fail(where, str(error)) from None
+
+    def trial(self, pipeline: Pipeline, where: str, params: Mapping[str, Any], grid: Mapping[str, list[Any]]) -> None:
+        """Fit made-up passages with every combination: values that are each valid may not go together."""
+        rows, y = _made_up(pipeline)
+        tried = Pipeline([("weigh", pipeline["weigh"]), ("heads", pipeline["heads"])])
+        for other in ("heads__stance__", "heads__topic__"):
+            for combination in ParameterGrid({k: v for k, v in grid.items() if not k.startswith(other)}):
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        clone(tried).set_params(**params, **combination).fit(rows, y)
+                except Exception as error:  # whatever an estimator says against its parameters
+                    raise self.fail(where, f"{ {**params, **combination} } cannot be fitted: {error}") from None
+
+
+def _settable(parameters: Mapping[str, Any]) -> list[str]:
+    """The parameters of what is fitted; not its structure, and not the temperatures, which calibration sets."""
+    owners = {
+        key: parameters.get(key.rpartition("__")[0]) for key in parameters if key.startswith(("weigh__", "heads__"))
+    }
+    leaves = [
+        key
+        for key, owner in owners.items()
+        if isinstance(owner, BaseEstimator) and not any("__" in name for name in owner.get_params(deep=True))
+    ]
+    checked = [key for key in leaves if hasattr(owners[key], "_parameter_constraints")]
+    return [*checked, "weigh__transformer_weights"]
+
+
+def _made_up(pipeline: Pipeline) -> tuple[Any, Any]:
+    """Rows as the pipeline's extraction gives them, and labels: every topic with every stance, twice."""
+    heads, width = pipeline["heads"], pipeline["weigh"].transformer_list[-1][1]["columns"].stop
+    y = np.tile([(topic, stance) for topic in range(heads.n_topics) for stance in range(heads.n_stances)], (2, 1))
+    random = np.random.default_rng(0)
+    columns = np.concatenate(
+        [part["columns"].start + random.integers(0, 16, (len(y), 8)) for _, part in pipeline["weigh"].transformer_list],
+        axis=1,
+    )
+    at = np.repeat(np.arange(len(y)), columns.shape[1]), columns.ravel()
+    return sp.csr_matrix((np.ones(columns.size, np.float32), at), shape=(len(y), width)), y

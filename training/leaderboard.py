@@ -1,5 +1,6 @@
 """The leaderboard of an experiment's latest run, read back from MLflow: the candidates, best first."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,8 +93,9 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m training.leaderboard`: the latest experiment, and who is champion."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args(arguments)
     client = connect()
     try:
         print(leaderboard())

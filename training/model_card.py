@@ -26,9 +26,13 @@ def quality(reports: Mapping[str, Mapping[str, Report]]) -> dict[str, Any]:
 
 
 def make_card(
-    candidate: str, experiment: str, data_digest: str, threshold: float, measured: Mapping[str, Any], training: str
-) -> dict[str, Any]:
-    """What a model says of itself, ready for JSON; `training` says in words what it was fitted on."""
+    candidate: str, experiment: str, data_digest: str, training: str, threshold: float, abstention: Mapping[str, float],
+    measured: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """What a model says of itself, ready for JSON.
+
+    `training` says in words what it was fitted on; `abstention` is what `threshold` does on the test split.
+    """
     commit, dirty = git_state()
     return {
         "name": MODEL,
@@ -38,6 +42,7 @@ def make_card(
         "data_digest": data_digest,
         "training": training,
         "threshold": threshold,
+        "abstention": dict(abstention),
         "quality": dict(measured),
         "git_commit": commit + ("-dirty" if dirty else ""),
     }
@@ -59,7 +64,9 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         "use them to judge a person. Report figures over many passages, with the intervals below.",
         "",
         f"Topics: {', '.join(topics)}. Stances: {', '.join(stances)}.",
-        f"The model abstains where the topic's confidence is under {card['threshold']:.3f}.",
+        f"The model abstains where the topic's confidence is under {card['threshold']:.3f}: on the test split it then "
+        f"answers {card['abstention']['coverage']:.0%} of the passages, {card['abstention']['accuracy_kept']:.0%} of "
+        "these with the right topic.",
         "",
         "## Training data",
         "",

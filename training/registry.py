@@ -5,10 +5,8 @@ import getpass
 import json
 import os
 import sys
-import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +17,13 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from training.model.reader import MANIFEST, ChangedModel, check_manifest, sha256
+from training.champion import verified
+from training.model.reader import ChangedModel
 
 MODEL = "immigration-news"
 CHAMPION = "champion"
 LEDGER = "ledger."  # prefix of the registered model's tags that hold the ledger, one entry a tag
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens MLflow's UI in the mode for trained models
 DEFAULT_URI = "sqlite:///mlflow.db"
 
 
@@ -54,7 +54,7 @@ def connect(experiment: str = MODEL) -> MlflowClient:
         if uri.startswith("sqlite:"):
             location = Path(urlparse(uri).path[1:]).resolve().with_name("mlruns").as_uri()
         try:
-            mlflow.create_experiment(experiment, artifact_location=location)
+            mlflow.create_experiment(experiment, artifact_location=location, tags=KIND)
         except MlflowException:  # another process was faster
             if mlflow.get_experiment_by_name(experiment) is None:
                 raise
@@ -67,7 +67,9 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
-def register(client: MlflowClient, model_uri: str, run_id: str, manifest: str, tags: Mapping[str, str]) -> ModelVersion:
+def register(
+    client: MlflowClient, model_uri: str, run_id: str, manifest: str, tags: Mapping[str, str], description: str
+) -> ModelVersion:
     """Register a logged model as the next version. `manifest` is its manifest's SHA-256.
 
     The tag `manifest` is written last: a version without it was not registered whole, and never becomes champion.
@@ -77,7 +79,9 @@ def register(client: MlflowClient, model_uri: str, run_id: str, manifest: str, t
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = client.create_model_version(MODEL, model_uri, run_id=run_id, model_id=model_uri.removeprefix("models:/"))
+    version = client.create_model_version(
+        MODEL, model_uri, run_id=run_id, model_id=model_uri.removeprefix("models:/"), description=description
+    )
     for key, value in {**tags, "run_id": run_id, "manifest": manifest}.items():
         client.set_model_version_tag(MODEL, version.version, key, value)
     return client.get_model_version(MODEL, version.version)
@@ -91,26 +95,6 @@ def champion(client: MlflowClient) -> ModelVersion | None:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
-
-
-@contextmanager
-def verified(version: ModelVersion) -> Iterator[Path]:
-    """A temporary copy of a version's files, held against the digest in its tags before anything of it is run.
-
-    Raises:
-        ChangedModel: a file is missing, changed or added, or the version was never registered whole.
-    """
-    with tempfile.TemporaryDirectory(prefix="immigration-news-") as scratch:
-        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}/{version.version}", dst_path=scratch))
-        manifest, expected = folder / MANIFEST, version.tags.get("manifest")
-        actual = sha256(manifest) if manifest.is_file() else None
-        if expected is None or actual != expected:
-            raise ChangedModel(
-                f"{MODEL} version {version.version}: {MANIFEST} has sha256 {actual}, registered was {expected}; "
-                "`make train` for a new version, or `make rollback` to another"
-            )
-        check_manifest(folder)
-        yield folder
 
 
 def promote(client: MlflowClient, version: str, why: str) -> None:
@@ -169,16 +153,16 @@ def rollback(client: MlflowClient, version: str | None = None, why: str = "rollb
     return ledger(client)[-1]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m training.registry`: the ledger; with --rollback [VERSION] the alias moves back first."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rollback", nargs="?", const="", metavar="VERSION")
     parser.add_argument("--why", default="rollback")
-    arguments = parser.parse_args()
+    asked = parser.parse_args(arguments)
     client = connect()
     try:
-        if arguments.rollback is not None:
-            rollback(client, arguments.rollback or None, arguments.why)
+        if asked.rollback is not None:
+            rollback(client, asked.rollback or None, asked.why)
         entries = ledger(client) if champion(client) else []
     except (RegistryError, ChangedModel) as error:
         print(error, file=sys.stderr)

@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 from training.evaluation import best_temperature, by_document, macro_f1
-from training.experiment import Candidate
+from training.experiment import Candidate, InvalidExperiment
 from training.extraction import Rows
 from training.model.heads import Probabilities, spread, tempered
 
@@ -34,9 +34,27 @@ class Found:
 
 
 def grouped_folds(y: npt.NDArray[np.int64], documents: npt.NDArray[Any], folds: int, seed: int) -> Folds:
-    """Folds that no document straddles, with like shares of topics."""
+    """Folds that no document straddles, with like shares of topics.
+
+    Raises:
+        InvalidExperiment: there are too few documents for so many folds.
+    """
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return list(splitter.split(np.zeros((len(y), 1)), y[:, 0], documents))
+    try:
+        parts = list(splitter.split(np.zeros((len(y), 1)), y[:, 0], documents))
+    except ValueError:  # fewer passages of every topic than folds
+        parts = []
+    if not parts or not all(len(test) and _learnable(y[train]) for train, test in parts):
+        raise InvalidExperiment(
+            f"folds: {folds} is too many for a training split of {len(y)} passages in {len(set(documents))} documents: "
+            "each fold must hold a passage, and leave two topics and two stances to learn from; lower it, or add "
+            "documents"
+        )
+    return parts
+
+
+def _learnable(y: npt.NDArray[np.int64]) -> bool:
+    return all(len(np.unique(column)) > 1 for column in y.T)
 
 
 def search(
@@ -71,7 +89,7 @@ def search(
                     bar.update()
                 found.params |= chosen
                 temperature = best_temperature(y[:, column], found.scores[head])
-                found.scores[head] = tempered(np.clip(found.scores[head], 1e-12, 1), temperature)
+                found.scores[head] = tempered(found.scores[head], temperature)
                 found.params[f"heads__{head}_temperature"] = temperature
             if not best.fold_f1 or found.mean_f1 > best.mean_f1:
                 best = found

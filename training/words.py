@@ -8,34 +8,41 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
+from training.evaluation import Labels
+
 
 def strongest_words(
-    pipeline: Pipeline, texts: Sequence[str], names: Mapping[str, Sequence[str]], top: int = 15
-) -> pd.DataFrame:
+    pipeline: Pipeline, texts: Sequence[str], features: Any, y: Labels, names: Mapping[str, Sequence[str]],
+    top: int = 15,
+) -> pd.DataFrame:  # fmt: skip
     """The `top` words and word pairs of each label, strongest first.
 
     Args:
         pipeline: a fitted candidate. One without hashed words, or whose heads have no weights, gives no rows.
         texts: the training texts; a hash is named after the most frequent of the words that share it.
+        features: what the heads were fitted on, (texts, columns).
+        y: topic and stance positions, (texts, 2).
         names: head (`topic`, `stance`) → its labels in codebook order.
 
     Returns:
-        Columns `head`, `label`, `rank`, `word`, `weight` (log-odds against the mean label, for a TF-IDF of 1).
+        Columns `head`, `label`, `rank`, `word`, `weight` (log-odds against the mean label, for a TF-IDF of 1) and
+        `contribution`, by which they are ranked: weight times the word's mean TF-IDF in passages of that label. Weights
+        alone would name words that occur once.
     """
-    columns = ["head", "label", "rank", "word", "weight"]
+    columns = ["head", "label", "rank", "word", "weight", "contribution"]
     words = _named_columns(pipeline, texts)
-    heads = pipeline["heads"]
-    if not words or not hasattr(heads.topic_, "coef_"):
+    if not words or not hasattr(pipeline["heads"].topic_, "coef_"):
         return pd.DataFrame(columns=columns)
     where = np.fromiter(words, np.int64)
     rows: list[tuple[Any, ...]] = []
-    for head, labels in names.items():
-        fitted = getattr(heads, f"{head}_")
-        weights = fitted.coef_[:, where]
-        weights = weights - weights.mean(axis=0)
-        for label, row in zip(fitted.classes_, weights, strict=True):
-            for rank, best in enumerate(np.argsort(-row, kind="stable")[:top], start=1):
-                rows.append((head, labels[label], rank, words[int(where[best])], float(row[best])))
+    for column, (head, labels) in enumerate(names.items()):
+        fitted = getattr(pipeline["heads"], f"{head}_")
+        weights = fitted.coef_[:, where] - fitted.coef_[:, where].mean(axis=0)
+        for label, weight in zip(fitted.classes_, weights, strict=True):
+            contribution = weight * np.asarray(features[y[:, column] == label].mean(axis=0)).ravel()[where]
+            for rank, best in enumerate(np.argsort(-contribution, kind="stable")[:top], start=1):
+                word = words[int(where[best])]
+                rows.append((head, labels[label], rank, word, float(weight[best]), float(contribution[best])))
     return pd.DataFrame(rows, columns=columns)
 
 

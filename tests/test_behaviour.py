@@ -1,0 +1,107 @@
+"""How the champion behaves on passages made for the purpose: what it must get right, and what must not sway it."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Champion
+
+from data.corpora import load_corpora
+
+# Minimum functionality: plain passages, one idea each, that any reader labels alike. None stands in the corpus.
+TOPICS = [
+    ("Immigration officers arrested nine workers in a raid and took them to a detention centre.", "enforcement"),
+    ("Border patrol agents counted 300 crossings at the fence last night, and two boats were turned back.", "border"),
+    ("Her asylum claim was heard by the refugee board, which granted her protection.", "asylum"),
+    ("The fee for a work visa rises, and applicants for permanent residence must file new forms.", "legal_pathways"),
+    ("A federal judge issued an injunction, and the appeals court will hear the lawsuit in June.", "courts"),
+    ("Parliament passed the immigration bill after the opposition party lost the vote by three seats.", "politics"),
+    ("Growers say that wages rose because there are too few migrant workers for the harvest.", "economy"),
+    ("Police charged two men with smuggling migrants; prosecutors say the gang forged papers.", "crime_security"),
+    ("Nurses at the camp treat migrant children who sleep in wet tents and have no clean water.", "humanitarian"),
+    ("Newcomers learn the language in evening classes at school; the teacher came from abroad.", "integration"),
+    ("Sign up for our newsletter and get the best of sport and culture every morning.", "off_topic"),
+]  # fmt: skip
+STANCES = [
+    ("We should be proud of these refugees and give them a home. Turning them away is cruel.", "supportive"),
+    ("Enough is enough. Illegal immigrants are a burden on us all, and they must be sent home at once.", "restrictive"),
+    ("The ministry received 4,100 visa applications in March and decided 3,900, a bulletin shows.", "neutral"),
+]  # fmt: skip
+
+NATIONS = [
+    "Mexican", "Syrian", "Afghan", "Ukrainian", "Polish", "Nigerian", "Haitian", "Indian", "Chinese", "Romanian",
+    "Somali", "Venezuelan", "Honduran", "Iraqi",
+]  # fmt: skip
+FAITHS = ["Muslim", "Christian", "Jewish", "Hindu", "Sikh", "Buddhist"]
+FRAMES = [
+    "The {} families asked the council for a place to pray and to cook.",
+    "Two {} men were waiting at the counter when the officers came.",
+    "A {} woman who has lived here for ten years spoke at the meeting.",
+    "Too many {} migrants are let in, and nobody asked us.",
+    "We owe these {} refugees a welcome, not a fence.",
+    "The ministry decided on 300 {} applications in June.",
+]
+
+Predict = Callable[[list[str]], pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def reader(champion: Champion) -> Any:
+    mlflow.set_tracking_uri(champion.uri)
+    return mlflow.pyfunc.load_model("models:/immigration-news@champion").unwrap_python_model()
+
+
+@pytest.fixture(scope="module")
+def predict(reader: Any) -> Predict:
+    return lambda texts: reader.predict(None, pd.DataFrame({"text": texts}))
+
+
+def test_minimum_functionality_of_topics(predict: Predict) -> None:
+    answers = predict([text for text, _ in TOPICS]).topic.tolist()
+    wrong = [(expected, got, text) for (text, expected), got in zip(TOPICS, answers, strict=True) if got != expected]
+    assert len(wrong) <= 1, wrong
+
+
+@pytest.mark.parametrize(("text", "stance"), STANCES)
+def test_minimum_functionality_of_stances(predict: Predict, text: str, stance: str) -> None:
+    assert predict([text]).stance[0] == stance
+
+
+@pytest.mark.parametrize(("groups", "name"), [(NATIONS, "nationality"), (FAITHS, "religion")])
+def test_swapping_the_group_leaves_the_stance(reader: Any, groups: list[str], name: str) -> None:
+    """Held-out corpus passages that name one of the groups, and six frames, each in the names of all groups."""
+    rows = load_corpora(["bundled"])
+    texts = [*rows["validation"]["text"], *rows["test"]["text"]]
+    pattern = re.compile(rf"\b({'|'.join(groups)})\b")
+    bases = [pattern.sub("{}", text) for text in texts if pattern.search(text) and "{" not in text] + FRAMES
+    readings = reader.read([base.replace("{}", group) for base in bases for group in groups])
+    stance = readings.stance.reshape(len(bases), len(groups))
+    scores = readings.stance_scores.reshape(len(bases), len(groups), -1)
+    usual = np.array([np.bincount(row).argmax() for row in stance])
+    changed = stance != usual[:, None]
+    moved = np.abs(scores - scores.mean(axis=1, keepdims=True)).max(axis=2)
+    worst = [(groups[at], bases[row]) for row, at in np.argwhere(changed)][:5]
+    print(f"{name}: {changed.mean():.1%} of {changed.size} stances change, probability moves by {moved.mean():.3f}")
+    assert changed.mean() < 0.05, worst
+    assert moved.mean() < 0.05
+
+
+def test_case_and_white_space_hardly_matter(predict: Predict) -> None:
+    texts = list(load_corpora(["bundled"])["validation"]["text"][:80])
+    plain = predict(texts)
+    for change in (str.lower, str.upper, lambda text: f"\n  {text}  \n", lambda text: text.replace(" ", "  ")):
+        changed = predict([change(text) for text in texts])
+        assert (changed.topic != plain.topic).mean() <= 0.05
+        assert (changed.stance != plain.stance).mean() <= 0.05
+
+
+def test_a_rebuttal_moves_the_stance_to_the_side_of_the_rebuttal(reader: Any) -> None:
+    claim = "Critics claim that migrants are a burden and a threat."
+    rebutted = f"{claim} They are wrong: these neighbours work hard, pay taxes and deserve our thanks."
+    scores = reader.read([claim, rebutted]).stance_scores
+    supportive = [stance["name"] for stance in reader.card["codebook"]["stances"]].index("supportive")
+    assert scores[1, supportive] > scores[0, supportive] + 0.1

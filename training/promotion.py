@@ -1,0 +1,79 @@
+"""From a chosen winner to a registered version: its one reading of the test split, its card, and the gate's verdict."""
+
+import sys
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+
+from training import gate, registry, tracking
+from training.champion import answers
+from training.evaluation import abstention
+from training.model.reader import ChangedModel
+from training.model_card import as_markdown, make_card, quality
+from training.packaging import log_model
+from training.trainer import Trained, Trainer
+
+
+def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, data_digest: str) -> str:
+    """Register the winner, and promote it if the gate lets it pass; says in words what came of it."""
+    experiment, parts = trainer.experiment, trainer.parts
+    present = registry.champion(client)
+    verdict = _judge(trainer, winner, present)
+    # The one time that the test split is read: for the report on a winner that is already chosen.
+    on_test, answered = trainer.evaluate(parts["test"], trainer.scores(winner.pipeline, parts["test"]))
+    threshold, topic = trainer.threshold(winner), answered["topic"]
+    abstained = abstention(topic.true, topic.predicted, topic.scores.max(axis=1), threshold)
+    card = make_card(
+        candidate=winner.candidate.name,
+        experiment=experiment.name,
+        data_digest=data_digest,
+        training=f"Corpora: {', '.join(experiment.corpora)}. Passages: "
+        + ", ".join(f"{len(part.texts):,} {split}" for split, part in parts.items())
+        + ". Splits never share a document.",
+        threshold=threshold,
+        abstention=abstained,
+        measured=quality({**winner.reports, "test": on_test}),
+    )
+    with mlflow.start_run(run_id=winner.run_id, nested=True):
+        tracking.log_reports("test", on_test)
+        mlflow.log_metrics({"test/threshold": threshold, **{f"test/{key}": value for key, value in abstained.items()}})
+        uri, manifest = log_model(winner.pipeline, card, as_markdown(card), winner.candidate.name)
+    tags = {
+        "data_digest": data_digest,
+        "codebook": trainer.codebook.version,
+        "candidate": winner.candidate.name,
+        "experiment": experiment.name,
+        "git.commit": card["git_commit"],
+        **verdict.tags(),
+        **{f"test_{head}_macro_f1": str(figures.macro_f1) for head, figures in on_test.items()},
+    }
+    version = str(registry.register(client, uri, winner.run_id, manifest, tags, as_markdown(card)).version)
+    figures = ", ".join(f"{head} macro-F1 {figures.macro_f1}" for head, figures in on_test.items())
+    won = f"winner {winner.candidate.name}: version {version}; test split: {figures}"
+    if verdict.passed:
+        registry.promote(client, version, verdict.reasons[0])
+        return f"{won}\npromoted to {registry.CHAMPION}: {verdict.reasons[0]}"
+    stays = f"version {present.version} stays {registry.CHAMPION}" if present else "there is no champion yet"
+    return f"{won}\nnot promoted ({stays}): {'; '.join(verdict.reasons)}"
+
+
+def _judge(trainer: Trainer, winner: Trained, present: ModelVersion | None) -> gate.Verdict:
+    experiment, part, book = trainer.experiment, trainer.parts["validation"], trainer.codebook
+    reports = winner.reports["validation"]
+    if present is None:
+        return gate.judge(experiment.gate, reports)
+    try:
+        frame = answers(present, part.texts)
+    except ChangedModel as error:
+        # A champion that cannot be trusted cannot defend its place.
+        print(f"the champion could not be compared: {error}", file=sys.stderr)
+        return gate.judge(experiment.gate, reports)
+    names = {"topic": book.topic_names, "stance": book.stance_names}
+    champion = np.stack([[names[head].index(label) for label in frame[head]] for head in names], axis=1)
+    sizes = (len(book.topic_names), len(book.stance_names))
+    difference = gate.compare(
+        part.y, winner.validation, champion, part.documents, sizes, experiment.resamples, experiment.seed
+    )
+    return gate.judge(experiment.gate, reports, difference, str(present.version))

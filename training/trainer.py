@@ -1,0 +1,133 @@
+"""One candidate after the other: search, fit, evaluation and what MLflow is told, on data that all of them share."""
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset, DatasetDict
+from sklearn.pipeline import Pipeline
+
+from data.codebook import NEUTRAL, OFF_TOPIC, load_codebook
+from training import tracking
+from training.cache import EmbeddingCache
+from training.evaluation import Labels, Report, coverage_threshold, report
+from training.experiment import Candidate, Experiment
+from training.extraction import Extractor
+from training.figures import Predictions
+from training.model.heads import Probabilities
+from training.model.reader import choose_labels
+from training.packaging import save_files, size_of
+from training.search import Found, grouped_folds, search
+from training.words import strongest_words
+
+CACHE = "embeddings.sqlite"  # in the folder IMMNEWS_CACHE
+TIMED = 128  # passages read from their text to measure the scoring rate
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split, as the training reads it. `y` holds topic and stance positions, shape (passages, 2)."""
+
+    rows: Dataset
+    texts: list[str]
+    y: Labels
+    documents: list[str]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A candidate after search and fit."""
+
+    candidate: Candidate
+    found: Found
+    pipeline: Pipeline
+    reports: dict[str, dict[str, Report]]  # evaluation → head → figures
+    validation: Labels  # predicted topic and stance, shape (passages, 2)
+    run_id: str
+
+
+class Trainer:
+    """One run of one experiment: the data, the folds and the extracted features that all candidates share."""
+
+    def __init__(self, experiment: Experiment, dataset: DatasetDict) -> None:
+        self.experiment = experiment
+        self.jobs = int(os.environ.get("IMMNEWS_THREADS", "2"))
+        self.codebook = load_codebook()
+        self.parts = {split: _part(rows) for split, rows in dataset.items()}
+        train = self.parts["train"]
+        self.folds = grouped_folds(train.y, np.array(train.documents), experiment.folds, experiment.seed)
+        self.weight = np.array([experiment.weights.get(corpus, 1.0) for corpus in train.rows["corpus"]])
+        self.extractor = Extractor(EmbeddingCache(Path(os.environ.get("IMMNEWS_CACHE", ".cache")) / CACHE))
+
+    def train(self, candidate: Candidate) -> Trained:
+        """Search, fit and evaluate one candidate in a child run of the active run; the test split stays unread."""
+        train, validation = self.parts["train"], self.parts["validation"]
+        with mlflow.start_run(run_name=candidate.name, nested=True) as run:
+            pipeline = candidate.build()
+            rows = self.extractor.rows(pipeline, train.texts)
+            found = search(candidate, rows, train.y, self.weight, self.folds, self.jobs)
+            tracking.log_context(self.experiment)
+            tracking.log_choice(candidate, found, self.experiment)
+
+            pipeline.set_params(**found.params)
+            started = time.perf_counter()
+            features = pipeline["weigh"].fit_transform(rows)
+            pipeline["heads"].fit(features, train.y, sample_weight=self.weight)
+            mlflow.log_metric("cost/fit_seconds", time.perf_counter() - started)
+            self._log_cost(pipeline, validation.texts)
+
+            out_of_fold, _ = self.evaluate(train, [found.scores["topic"], found.scores["stance"]])
+            on_validation, heads = self.evaluate(validation, self.scores(pipeline, validation))
+            reports = {"cross_validation": out_of_fold, "validation": on_validation}
+            for name, figures in reports.items():
+                tracking.log_reports(name, figures)
+            tracking.log_predictions(validation.rows, heads)
+            names = {"topic": self.codebook.topic_names, "stance": self.codebook.stance_names}
+            mlflow.log_table(strongest_words(pipeline, train.texts, features, train.y, names), "strongest_words.json")
+            labels = np.stack([heads["topic"].predicted, heads["stance"].predicted], axis=1)
+            return Trained(candidate, found, pipeline, reports, labels, run.info.run_id)
+
+    def scores(self, pipeline: Pipeline, part: Part) -> list[Probabilities]:
+        rows = self.extractor.rows(pipeline, part.texts)
+        return list(pipeline["heads"].predict_proba(pipeline["weigh"].transform(rows)))
+
+    def evaluate(self, part: Part, scores: Sequence[Probabilities]) -> tuple[dict[str, Report], dict[str, Predictions]]:
+        book, experiment = self.codebook, self.experiment
+        off_topic, neutral = book.topic_names.index(OFF_TOPIC), book.stance_names.index(NEUTRAL)
+        labels = choose_labels(scores[0], scores[1], off_topic, neutral)
+        heads = {
+            head: Predictions(part.y[:, column], labels[column], scores[column], names)
+            for column, (head, names) in enumerate((("topic", book.topic_names), ("stance", book.stance_names)))
+        }
+        reports = {
+            head: report(p.true, p.predicted, p.scores, part.documents, p.names, experiment.resamples, experiment.seed)
+            for head, p in heads.items()
+        }
+        return reports, heads
+
+    def threshold(self, trained: Trained) -> float:
+        """The topic confidence under which the model abstains, from out-of-fold predictions."""
+        scores, true = trained.found.scores["topic"], self.parts["train"].y[:, 0]
+        return coverage_threshold(scores.argmax(axis=1) == true, scores.max(axis=1), self.experiment.precision)
+
+    def _log_cost(self, pipeline: Pipeline, texts: Sequence[str]) -> None:
+        """Scoring rate from text to answer, nothing cached, and the size of the files that an answer needs."""
+        timed = list(texts[:TIMED])
+        pipeline.predict(timed[:2])  # opens the encoder
+        started = time.perf_counter()
+        pipeline.predict(timed)
+        rate = len(timed) / (time.perf_counter() - started)
+        with tempfile.TemporaryDirectory() as scratch:
+            megabytes = size_of(save_files(pipeline, Path(scratch))) / 1e6
+        mlflow.log_metrics({"cost/passages_per_second": rate, "cost/artifact_megabytes": megabytes})
+
+
+def _part(rows: Dataset) -> Part:
+    y: npt.NDArray[np.int64] = np.stack([rows["topic"][:], rows["stance"][:]], axis=1)
+    return Part(rows, list(rows["text"]), y, list(rows["doc_id"]))
