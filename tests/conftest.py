@@ -4,7 +4,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,14 @@ class Champion(Store):
 
     version: str
     printed: str
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_code() -> Iterator[None]:
+    """Opening a registered model puts its copy of our code first on the path: not for the next module's processes."""
+    path = sys.path[:]
+    yield
+    sys.path[:] = path
 
 
 @pytest.fixture(scope="session")
