@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint ui compare serve bento image rollback ledger lock
+.PHONY: help data features train test lint ui compare serve bento image rollback ledger lock
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,12 @@ lint: .venv/installed  ## ruff and mypy
 
 ui: .venv/installed  ## MLflow's UI over the same store: [PORT=5000]
 	@.venv/bin/mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000)
+
+data: .venv/installed  ## fetch the texts of the annotated news (optional)
+	@$(PY) -m data.hydrate
+
+features: .venv/installed  ## the features of the annotated news anew, from the texts that `make data` fetched
+	@$(PY) -m training.features
 
 compare: .venv/installed  ## the leaderboard of the latest experiment
 	@$(PY) -m training.leaderboard

@@ -8,6 +8,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 
 from data.files import READERS, corpus_features, read_passages
+from data.news import always_train, load_news, news_split
 from data.passages import InvalidPassages, Problem
 from data.splits import SPLITS, split_of
 
@@ -29,6 +30,8 @@ class Corpus:
 
 CORPORA: dict[str, Corpus] = {
     "bundled": Corpus("bundled", partial(read_passages, BUNDLED, "bundled")),
+    "news": Corpus("news", partial(load_news, "train"), news_split),
+    "world": Corpus("world", partial(load_news, "world"), always_train),
 }
 
 

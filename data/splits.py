@@ -50,8 +50,13 @@ class LeakingSplits(ValueError):
 
 def split_of(doc_id: str) -> str:
     """The split of a document: 70% train, 15% validation, 15% test, by a hash of its id and of nothing else."""
-    share = int(hashlib.sha256((SALT + doc_id).encode("utf-8")).hexdigest()[:8], 16) / 2**32
+    share = hashed_share(doc_id)
     return "train" if share < 0.70 else "validation" if share < 0.85 else "test"
+
+
+def hashed_share(doc_id: str) -> float:
+    """A number in [0, 1) that depends on the id alone, evenly spread over ids."""
+    return int(hashlib.sha256((SALT + doc_id).encode("utf-8")).hexdigest()[:8], 16) / 2**32
 
 
 def near_duplicates(dataset_dict: DatasetDict, threshold: float = 0.8) -> list[NearDuplicate]:

@@ -19,7 +19,8 @@ for name, value in {
     "HF_HUB_OFFLINE": "1", "BENTOML_DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "IMMNEWS_THREADS": "2",
 }.items():  # fmt: skip
     os.environ[name] = value
-os.environ.pop("IMMNEWS_API_TOKEN", None)
+for name in ("IMMNEWS_API_TOKEN", "IMMNEWS_NEWS_DIR", "IMMNEWS_NEWS_URL"):
+    os.environ.pop(name, None)
 
 
 @dataclass(frozen=True)

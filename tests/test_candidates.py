@@ -10,9 +10,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from data.codebook import load_codebook
 from data.corpora import load_corpora
-from training.cache import EmbeddingCache
+from training.cache import EmbeddingCache, sha1
 from training.candidates import CANDIDATES
-from training.extraction import Extractor
+from training.extraction import Extractor, Texts
 from training.model.columns import Columns
 from training.words import strongest_words
 
@@ -39,7 +39,7 @@ def test_cached_extraction_equals_the_pipelines_own(
 ) -> None:
     texts, y = passages
     pipeline = CANDIDATES[name]()
-    rows = extractor.rows(pipeline, texts)
+    rows = extractor.rows(pipeline, Texts(texts, [sha1(text) for text in texts]))
     fresh = pipeline["extract"].transform(texts)
     assert sp.issparse(rows) == sp.issparse(fresh)
     difference = abs(rows - fresh)

@@ -1,5 +1,6 @@
 """`make train` end to end: what is printed, what MLflow then holds, and that a second run gives the same."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from data.corpora import load_corpora
 from data.splits import digest
 from training.run import main as train
 
-CANDIDATES = ["majority", "words", "sentences", "words_and_sentences"]
+CANDIDATES = ["majority", "unigrams", "sentences", "words_and_sentences"]
+CORPORA = ["bundled", "news", "world"]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,8 @@ def test_leaderboard_ranks_every_candidate_with_its_intervals_and_cost(champion:
     assert sorted(rows) == sorted(CANDIDATES)
     assert lines[header + 4].startswith("majority"), "the floor comes last"
     assert all(line.count("[") == 2 for line in rows.values())
+    held_out = next(at for at, line in enumerate(lines) if line.startswith("held-out real news"))
+    assert all(line.count("[") == 4 for line in lines[held_out + 1 : held_out + 5])
     assert "promoted to champion" in champion.printed
     assert "test split: topic macro-F1" in champion.printed
 
@@ -59,7 +63,7 @@ def test_one_parent_run_with_one_child_a_candidate(runs: dict[str, Run]) -> None
 
 
 def test_each_run_says_what_data_code_and_libraries_it_had(runs: dict[str, Run]) -> None:
-    dataset = load_corpora(["bundled"])
+    dataset = load_corpora(CORPORA)
     inputs = {one.tags[0].value: one.dataset.digest for one in runs["parent"].inputs.dataset_inputs}
     assert inputs == {split: digest(rows)[:36] for split, rows in dataset.items()}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -80,9 +84,9 @@ def test_metrics_cover_each_label_averages_calibration_and_folds(runs: dict[str,
         for label in labels:
             assert {f"{evaluation}/{head}/{figure}/{label}" for figure in ("precision", "recall", "f1")} <= set(metrics)
         history = mlflow.MlflowClient().get_metric_history(
-            runs["words"].info.run_id, f"cross_validation/{head}/fold_macro_f1"
+            runs["unigrams"].info.run_id, f"cross_validation/{head}/fold_macro_f1"
         )
-        assert [point.step for point in history] == [0, 1, 2, 3, 4]
+        assert [point.step for point in history] == [0, 1, 2, 3]
 
 
 def test_only_the_winner_was_read_on_the_test_split(runs: dict[str, Run]) -> None:
@@ -92,18 +96,23 @@ def test_only_the_winner_was_read_on_the_test_split(runs: dict[str, Run]) -> Non
 
 def test_learning_beats_the_floor_and_sentences_beat_words_alone(runs: dict[str, Run]) -> None:
     mean = {name: runs[name].data.metrics["cross_validation/mean_macro_f1"] for name in CANDIDATES}
-    assert mean["majority"] < 0.2 < 0.5 < mean["words"] < mean["words_and_sentences"]
+    assert mean["majority"] < 0.2 < 0.5 < mean["unigrams"] < mean["words_and_sentences"]
+    on_news = {name: runs[name].data.metrics["news_dev/topic/macro_f1"] for name in CANDIDATES}
+    assert on_news["majority"] < 0.1 < 0.5 < on_news["words_and_sentences"]
 
 
 def test_figures_and_tables_lie_with_the_run(champion: Champion, runs: dict[str, Run]) -> None:
-    folder = artifacts(champion, runs["words"])
-    for name in ("confusion.png", "reliability.png", "precision_recall.png"):
+    folder = artifacts(champion, runs["unigrams"])
+    for name in ("confusion.png", "reliability.png", "precision_recall.png", "stance_by_leaning.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG"), name
     misread = pd.read_json(folder / "misread.json", orient="split")
     assert ((misread.topic != misread.topic_predicted) | (misread.stance != misread.stance_predicted)).all()
-    accuracy = runs["words"].data.metrics["validation/topic/accuracy"]
+    accuracy = runs["unigrams"].data.metrics["validation/topic/accuracy"]
     wrong = (misread.topic != misread.topic_predicted).sum()
-    assert wrong == round((1 - accuracy) * load_corpora(["bundled"])["validation"].num_rows)
+    assert wrong == round((1 - accuracy) * load_corpora(CORPORA)["validation"].num_rows)
+    slices = pd.read_json(folder / "news_slices.json", orient="split")
+    assert {"leaning", "country", "decade", "length"} <= set(slices["slice"])
+    assert (slices.passages >= 20).all()
 
 
 def test_strongest_words_are_words_that_a_reader_would_expect(champion: Champion, runs: dict[str, Run]) -> None:
@@ -155,6 +164,22 @@ def test_an_own_corpus_joins_by_its_path(stores: Path, tmp_path: Path) -> None:
     assert sum(part["passages"] for part in split.values()) == sum(load_corpora(["bundled"]).num_rows.values()) + 4
 
 
+def test_a_candidate_that_needs_texts_reads_what_has_them_and_cannot_win(stores: Path, tmp_path: Path) -> None:
+    experiment = tmp_path / "texts.toml"
+    content = QUICK.replace('["bundled"]', '["bundled", "news"]').replace("folds = 3", "folds = 2")
+    experiment.write_text(content + "[candidates.words]\n")
+    folder = stores / "texts"
+    folder.mkdir()
+    code, said = Store(folder).call(train, str(experiment))
+    assert code == 0, said
+    trained_on = {line.split()[0]: line for line in said.splitlines() if "[" in line and "winner" not in line}
+    bundled, news = (load_corpora([name])["train"].num_rows for name in ("bundled", "news"))
+    assert f" {bundled:,} " in trained_on["words"]
+    assert f" {bundled + news:,} " in trained_on["unigrams"]
+    assert "winner unigrams" in said
+    assert re.search("^words +needs texts", said, re.M)
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [
@@ -180,7 +205,7 @@ def test_an_interrupt_ends_it_with_nothing_promoted(stores: Path, champion: Cham
     folder = stores / "interrupted"
     folder.mkdir()
     store = Store(folder)
-    command = [sys.executable, "-m", "training.run", "experiments/default.toml"]
+    command = [sys.executable, "-m", "training.run", "experiments/bundled.toml"]
     process = subprocess.Popen(
         command, cwd=ROOT, env=store.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

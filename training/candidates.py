@@ -27,7 +27,8 @@ def _hashed(**parameters: Any) -> HashingVectorizer:
     return HashingVectorizer(norm=None, alternate_sign=False, dtype=np.float32, **parameters)
 
 
-def _words() -> HashingVectorizer:
+def hashed_words() -> HashingVectorizer:
+    """Counts of hashed lower-case words: what news features hold beside embeddings."""
     return _hashed(n_features=N_HASHES)
 
 
@@ -65,13 +66,13 @@ def _pipeline(parts: dict[str, tuple[Any, int, list[Any]]], heads: TwoHeads) -> 
 def majority() -> Pipeline:
     """The floor: the training shares as probabilities, whatever the text."""
     prior = TwoHeads(topic=DummyClassifier(strategy="prior"), stance=DummyClassifier(strategy="prior"))
-    return _pipeline({"words": (_words(), N_HASHES, [])}, prior)
+    return _pipeline({"words": (hashed_words(), N_HASHES, [])}, prior)
 
 
 def words() -> Pipeline:
     """TF-IDF of hashed words, word pairs and character 3- to 5-grams, linear heads. Needs the texts themselves."""
     parts = {
-        "words": (_words(), N_HASHES, _tfidf()),
+        "words": (hashed_words(), N_HASHES, _tfidf()),
         "pairs": (_word_pairs(), N_HASHES, _tfidf()),
         "characters": (_characters(), N_CHAR_HASHES, _tfidf()),
     }
@@ -80,7 +81,7 @@ def words() -> Pipeline:
 
 def unigrams() -> Pipeline:
     """TF-IDF of hashed words alone, linear heads."""
-    return _pipeline({"words": (_words(), N_HASHES, _tfidf())}, _linear_heads())
+    return _pipeline({"words": (hashed_words(), N_HASHES, _tfidf())}, _linear_heads())
 
 
 def sentences(encoder: str = MINILM) -> Pipeline:
@@ -90,7 +91,7 @@ def sentences(encoder: str = MINILM) -> Pipeline:
 
 def words_and_sentences(encoder: str = MINILM) -> Pipeline:
     """TF-IDF of hashed words beside sentence embeddings, linear heads."""
-    words = (_words(), N_HASHES, _tfidf())
+    words = (hashed_words(), N_HASHES, _tfidf())
     return _pipeline({"words": words, "sentences": _sentences(encoder)}, _linear_heads())
 
 

@@ -41,13 +41,13 @@ def verified(version: ModelVersion) -> Iterator[Path]:
         yield folder
 
 
-def answers(version: ModelVersion, texts: Sequence[str]) -> pd.DataFrame:
-    """One row a text, in order, as the model's `predict` gives them.
+def answers(version: ModelVersion, folder: Path, texts: Sequence[str]) -> pd.DataFrame:
+    """One row a text, in order, as the `predict` of a version gives them whose verified files lie in `folder`.
 
     Raises:
-        ChangedModel: as `verified`, or the version's code does not run.
+        ChangedModel: the version's code does not run.
     """
-    with verified(version) as folder, tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         asked, answered = Path(scratch) / "texts.json", Path(scratch) / "answers.json"
         pd.DataFrame({"text": list(texts)}).to_json(asked)
         command = [sys.executable, "-c", ANSWER, str(folder), str(asked), str(answered)]

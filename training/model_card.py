@@ -27,11 +27,12 @@ def quality(reports: Mapping[str, Mapping[str, Report]]) -> dict[str, Any]:
 
 def make_card(
     candidate: str, experiment: str, data_digest: str, training: str, threshold: float, abstention: Mapping[str, float],
-    measured: Mapping[str, Any],
+    measured: Mapping[str, Any], held_out: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What a model says of itself, ready for JSON.
 
-    `training` says in words what it was fitted on; `abstention` is what `threshold` does on the test split.
+    `training` says in words what it was fitted on; `abstention` is what `threshold` does on the test split; `held_out`
+    are shares measured on real news besides the F1 of `measured`.
     """
     commit, dirty = git_state()
     return {
@@ -44,6 +45,7 @@ def make_card(
         "threshold": threshold,
         "abstention": dict(abstention),
         "quality": dict(measured),
+        "held_out": dict(held_out),
         "git_commit": commit + ("-dirty" if dirty else ""),
     }
 
@@ -81,6 +83,8 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         for head, figures in heads.items():
             cells = [f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low, high in (figures["macro_f1"], figures["accuracy"])]
             lines.append(f"| {name} | {head} | {' | '.join(cells)} | {figures['calibration_error']:.3f} |")
+    for name, (value, low, high) in card["held_out"].items():
+        lines.append(f"| news_dev | {name} | – | {value:.3f} [{low:.3f}, {high:.3f}] | – |")
     lines += [
         "",
         "Intervals: bootstrap over documents. `cross_validation` folds and splits never share a document.",

@@ -8,12 +8,12 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from training import gate, registry, tracking
-from training.champion import answers
-from training.evaluation import abstention
-from training.model.reader import ChangedModel
+from training.champion import answers, verified
+from training.evaluation import Labels, abstention
+from training.model.reader import ChangedModel, open_pipeline
 from training.model_card import as_markdown, make_card, quality
 from training.packaging import log_model
-from training.trainer import Trained, Trainer
+from training.trainer import Part, Trained, Trainer, part_of
 
 
 def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, data_digest: str) -> str:
@@ -29,12 +29,12 @@ def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, 
         candidate=winner.candidate.name,
         experiment=experiment.name,
         data_digest=data_digest,
-        training=f"Corpora: {', '.join(experiment.corpora)}. Passages: "
-        + ", ".join(f"{len(part.texts):,} {split}" for split, part in parts.items())
-        + ". Splits never share a document.",
+        training=f"Corpora: {', '.join(experiment.corpora)}. Passages: {len(winner.part.texts):,} train, "
+        f"{len(parts['validation'].texts):,} validation, {len(parts['test'].texts):,} test; no document in two splits.",
         threshold=threshold,
         abstention=abstained,
         measured=quality({**winner.reports, "test": on_test}),
+        held_out=winner.news.summary() if winner.news else {},
     )
     with mlflow.start_run(run_id=winner.run_id, nested=True):
         tracking.log_reports("test", on_test)
@@ -60,20 +60,35 @@ def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, 
 
 
 def _judge(trainer: Trainer, winner: Trained, present: ModelVersion | None) -> gate.Verdict:
-    experiment, part, book = trainer.experiment, trainer.parts["validation"], trainer.codebook
+    experiment, book = trainer.experiment, trainer.codebook
     reports = winner.reports["validation"]
     if present is None:
         return gate.judge(experiment.gate, reports)
     try:
-        frame = answers(present, part.texts)
+        part, theirs = _answers_of(trainer, winner, present)
     except ChangedModel as error:
         # A champion that cannot be trusted cannot defend its place.
         print(f"the champion could not be compared: {error}", file=sys.stderr)
         return gate.judge(experiment.gate, reports)
-    names = {"topic": book.topic_names, "stance": book.stance_names}
-    champion = np.stack([[names[head].index(label) for label in frame[head]] for head in names], axis=1)
+    ours = trainer.labels(winner.pipeline, part)
     sizes = (len(book.topic_names), len(book.stance_names))
-    difference = gate.compare(
-        part.y, winner.validation, champion, part.documents, sizes, experiment.resamples, experiment.seed
-    )
+    difference = gate.compare(part.y, ours, theirs, part.documents, sizes, experiment.resamples, experiment.seed)
     return gate.judge(experiment.gate, reports, difference, str(present.version))
+
+
+def _answers_of(trainer: Trainer, winner: Trained, version: ModelVersion) -> tuple[Part, Labels]:
+    """The validation passages that a version and the winner both can read, and the version's answers, (passages, 2).
+
+    A version whose pipeline this code cannot run answers with its own code, on the passages that come with their texts.
+    """
+    part, book = trainer.readable(winner.pipeline, trainer.parts["validation"]), trainer.codebook
+    with verified(version) as folder:
+        try:
+            pipeline = open_pipeline(folder / "artifacts")
+            part = trainer.readable(pipeline, part)
+            return part, trainer.labels(pipeline, part)
+        except (AttributeError, TypeError, KeyError):
+            part = part_of(part.rows.filter(lambda row: row["text"] is not None))
+            frame = answers(version, folder, part.rows["text"][:])
+    names = {"topic": book.topic_names, "stance": book.stance_names}
+    return part, np.stack([[names[head].index(label) for label in frame[head]] for head in names], axis=1)

@@ -15,6 +15,7 @@ from data.splits import digest
 from training.evaluation import Report
 from training.experiment import Candidate, Experiment
 from training.figures import Predictions, all_figures
+from training.held_out import NewsReport
 from training.model_card import git_state
 from training.search import Found
 
@@ -67,6 +68,13 @@ def log_reports(name: str, reports: Mapping[str, Report]) -> None:
     """All figures of both heads on one evaluation, as metrics such as `validation/topic/f1/asylum`."""
     for head, figures in reports.items():
         mlflow.log_metrics(figures.metrics(f"{name}/{head}"))
+
+
+def log_news(news: NewsReport) -> None:
+    """Figures on held-out real news, their slices as a table, and the predicted stance by leaning."""
+    mlflow.log_metrics(news.metrics())
+    mlflow.log_table(news.slices, "news_slices.json")
+    mlflow.log_figure(news.figure(), "stance_by_leaning.png", save_kwargs={"dpi": 80})
 
 
 def log_predictions(rows: Mapping[str, Sequence[Any]], heads: Mapping[str, Predictions]) -> None:

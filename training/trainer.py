@@ -18,8 +18,9 @@ from training import tracking
 from training.cache import EmbeddingCache
 from training.evaluation import Labels, Report, coverage_threshold, report
 from training.experiment import Candidate, Experiment
-from training.extraction import Extractor
+from training.extraction import Extractor, Texts
 from training.figures import Predictions
+from training.held_out import NewsReport, dev_texts, external_texts, news_report
 from training.model.heads import Probabilities
 from training.model.reader import choose_labels
 from training.packaging import save_files, size_of
@@ -35,7 +36,7 @@ class Part:
     """One split, as the training reads it. `y` holds topic and stance positions, shape (passages, 2)."""
 
     rows: Dataset
-    texts: list[str]
+    texts: Texts
     y: Labels
     documents: list[str]
 
@@ -48,7 +49,8 @@ class Trained:
     found: Found
     pipeline: Pipeline
     reports: dict[str, dict[str, Report]]  # evaluation → head → figures
-    validation: Labels  # predicted topic and stance, shape (passages, 2)
+    part: Part  # what it was searched and fitted on
+    news: NewsReport | None
     run_id: str
 
 
@@ -59,26 +61,27 @@ class Trainer:
         self.experiment = experiment
         self.jobs = int(os.environ.get("IMMNEWS_THREADS", "2"))
         self.codebook = load_codebook()
-        self.parts = {split: _part(rows) for split, rows in dataset.items()}
-        train = self.parts["train"]
-        self.folds = grouped_folds(train.y, np.array(train.documents), experiment.folds, experiment.seed)
-        self.weight = np.array([experiment.weights.get(corpus, 1.0) for corpus in train.rows["corpus"]])
+        self.parts = {split: part_of(rows) for split, rows in dataset.items()}
+        self.dev, self.external = dev_texts(), external_texts()
         self.extractor = Extractor(EmbeddingCache(Path(os.environ.get("IMMNEWS_CACHE", ".cache")) / CACHE))
 
     def train(self, candidate: Candidate) -> Trained:
         """Search, fit and evaluate one candidate in a child run of the active run; the test split stays unread."""
-        train, validation = self.parts["train"], self.parts["validation"]
+        experiment = self.experiment
         with mlflow.start_run(run_name=candidate.name, nested=True) as run:
             pipeline = candidate.build()
+            train, validation = (self.readable(pipeline, self.parts[split]) for split in ("train", "validation"))
+            folds = grouped_folds(train.y, np.array(train.documents), experiment.folds, experiment.seed)
+            weight = np.array([experiment.weights.get(corpus, 1.0) for corpus in train.rows["corpus"]])
             rows = self.extractor.rows(pipeline, train.texts)
-            found = search(candidate, rows, train.y, self.weight, self.folds, self.jobs)
+            found = search(candidate, rows, train.y, weight, folds, self.jobs)
             tracking.log_context(self.experiment)
             tracking.log_choice(candidate, found, self.experiment)
 
             pipeline.set_params(**found.params)
             started = time.perf_counter()
             features = pipeline["weigh"].fit_transform(rows)
-            pipeline["heads"].fit(features, train.y, sample_weight=self.weight)
+            pipeline["heads"].fit(features, train.y, sample_weight=weight)
             mlflow.log_metric("cost/fit_seconds", time.perf_counter() - started)
             self._log_cost(pipeline, validation.texts)
 
@@ -90,17 +93,45 @@ class Trainer:
             tracking.log_predictions(validation.rows, heads)
             names = {"topic": self.codebook.topic_names, "stance": self.codebook.stance_names}
             mlflow.log_table(strongest_words(pipeline, train.texts, features, train.y, names), "strongest_words.json")
-            labels = np.stack([heads["topic"].predicted, heads["stance"].predicted], axis=1)
-            return Trained(candidate, found, pipeline, reports, labels, run.info.run_id)
+            mlflow.log_metric("data/train_passages", len(train.texts))
+            news = self.news(pipeline)
+            if news is not None:
+                reports["news_dev"] = news.reports
+                tracking.log_news(news)
+            return Trained(candidate, found, pipeline, reports, train, news, run.info.run_id)
+
+    def readable(self, pipeline: Pipeline, part: Part) -> Part:
+        """The passages that a pipeline can read: all of them, unless it needs texts that are not there."""
+        usable = self.extractor.usable(pipeline, part.texts)
+        return part if usable.all() else part_of(part.rows.select(np.flatnonzero(usable)))
+
+    def news(self, pipeline: Pipeline) -> NewsReport | None:
+        """Its figures on held-out real news; None for a candidate that needs texts which may not be shipped."""
+        sets = (self.dev, self.external)
+        if not all(self.extractor.usable(pipeline, texts).all() for texts in sets):
+            return None
+        scores, external = (self._probabilities(pipeline, texts) for texts in sets)
+        return news_report(self._labels(scores), scores, external[1], self.experiment.resamples, self.experiment.seed)
 
     def scores(self, pipeline: Pipeline, part: Part) -> list[Probabilities]:
-        rows = self.extractor.rows(pipeline, part.texts)
+        """Calibrated topic and stance probabilities of a part."""
+        return self._probabilities(pipeline, part.texts)
+
+    def _probabilities(self, pipeline: Pipeline, texts: Texts) -> list[Probabilities]:
+        rows = self.extractor.rows(pipeline, texts)
         return list(pipeline["heads"].predict_proba(pipeline["weigh"].transform(rows)))
+
+    def _labels(self, scores: Sequence[Probabilities]) -> tuple[Labels, Labels]:
+        topics, stances = self.codebook.topic_names, self.codebook.stance_names
+        return choose_labels(scores[0], scores[1], topics.index(OFF_TOPIC), stances.index(NEUTRAL))
+
+    def labels(self, pipeline: Pipeline, part: Part) -> Labels:
+        """Its answers, shape (passages, 2): topic and stance."""
+        return np.stack(self._labels(self.scores(pipeline, part)), axis=1)
 
     def evaluate(self, part: Part, scores: Sequence[Probabilities]) -> tuple[dict[str, Report], dict[str, Predictions]]:
         book, experiment = self.codebook, self.experiment
-        off_topic, neutral = book.topic_names.index(OFF_TOPIC), book.stance_names.index(NEUTRAL)
-        labels = choose_labels(scores[0], scores[1], off_topic, neutral)
+        labels = self._labels(scores)
         heads = {
             head: Predictions(part.y[:, column], labels[column], scores[column], names)
             for column, (head, names) in enumerate((("topic", book.topic_names), ("stance", book.stance_names)))
@@ -113,12 +144,12 @@ class Trainer:
 
     def threshold(self, trained: Trained) -> float:
         """The topic confidence under which the model abstains, from out-of-fold predictions."""
-        scores, true = trained.found.scores["topic"], self.parts["train"].y[:, 0]
+        scores, true = trained.found.scores["topic"], trained.part.y[:, 0]
         return coverage_threshold(scores.argmax(axis=1) == true, scores.max(axis=1), self.experiment.precision)
 
-    def _log_cost(self, pipeline: Pipeline, texts: Sequence[str]) -> None:
+    def _log_cost(self, pipeline: Pipeline, texts: Texts) -> None:
         """Scoring rate from text to answer, nothing cached, and the size of the files that an answer needs."""
-        timed = list(texts[:TIMED])
+        timed = [text for text in texts if text is not None][:TIMED]
         pipeline.predict(timed[:2])  # opens the encoder
         started = time.perf_counter()
         pipeline.predict(timed)
@@ -128,6 +159,7 @@ class Trainer:
         mlflow.log_metrics({"cost/passages_per_second": rate, "cost/artifact_megabytes": megabytes})
 
 
-def _part(rows: Dataset) -> Part:
+def part_of(rows: Dataset) -> Part:
+    """Rows of a loaded corpus, as the training reads them."""
     y: npt.NDArray[np.int64] = np.stack([rows["topic"][:], rows["stance"][:]], axis=1)
-    return Part(rows, list(rows["text"]), y, list(rows["doc_id"]))
+    return Part(rows, Texts(rows["text"][:], rows["sha1"][:]), y, list(rows["doc_id"]))

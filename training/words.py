@@ -12,14 +12,15 @@ from training.evaluation import Labels
 
 
 def strongest_words(
-    pipeline: Pipeline, texts: Sequence[str], features: Any, y: Labels, names: Mapping[str, Sequence[str]],
+    pipeline: Pipeline, texts: Sequence[str | None], features: Any, y: Labels, names: Mapping[str, Sequence[str]],
     top: int = 15,
 ) -> pd.DataFrame:  # fmt: skip
     """The `top` words and word pairs of each label, strongest first.
 
     Args:
         pipeline: a fitted candidate. One without hashed words, or whose heads have no weights, gives no rows.
-        texts: the training texts; a hash is named after the most frequent of the words that share it.
+        texts: the training texts, None where there is none; a hash is named after the most frequent of the words that
+            share it.
         features: what the heads were fitted on, (texts, columns).
         y: topic and stance positions, (texts, 2).
         names: head (`topic`, `stance`) → its labels in codebook order.
@@ -30,7 +31,7 @@ def strongest_words(
         alone would name words that occur once.
     """
     columns = ["head", "label", "rank", "word", "weight", "contribution"]
-    words = _named_columns(pipeline, texts)
+    words = _named_columns(pipeline, [text for text in texts if text is not None])
     if not words or not hasattr(pipeline["heads"].topic_, "coef_"):
         return pd.DataFrame(columns=columns)
     where = np.fromiter(words, np.int64)

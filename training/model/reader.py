@@ -50,17 +50,10 @@ class Reader(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
         Raises:
             ChangedModel: a file's bytes differ from the manifest written at registration.
         """
-        artifacts = {name: Path(path) for name, path in context.artifacts.items()}
-        check_manifest(artifacts["card"].parent.parent)
-        self.card = json.loads(artifacts["card"].read_text(encoding="utf-8"))
-        unknown = sorted(set(skops.io.get_untrusted_types(file=artifacts["pipeline"])) - set(TRUSTED))
-        if unknown:
-            raise ChangedModel(f"the pipeline names types that are not allowed: {', '.join(unknown)}")
-        self.pipeline = skops.io.load(artifacts["pipeline"], trusted=TRUSTED)
-        if "encoder" in artifacts:
-            threads = int(os.environ.get("IMMNEWS_THREADS", "2"))
-            encoder = {"model": str(artifacts["encoder"]), "threads": threads}
-            self.pipeline.set_params(**{f"extract__sentences__{key}": value for key, value in encoder.items()})
+        artifacts = Path(context.artifacts["card"]).parent
+        check_manifest(artifacts.parent)
+        self.card = json.loads((artifacts / "card.json").read_text(encoding="utf-8"))
+        self.pipeline = open_pipeline(artifacts)
 
     def read(self, texts: Sequence[str]) -> Readings:
         """Read any number of passages, in their order; any string is one, an empty one too."""
@@ -90,6 +83,23 @@ class Reader(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
                 "abstained": readings.abstained,
             }
         ).set_index(model_input.index)
+
+
+def open_pipeline(artifacts: Path) -> Any:
+    """The fitted pipeline of a model's `artifacts` folder, with the encoder that lies there too, where it has one.
+
+    Raises:
+        ChangedModel: the file names types other than scikit-learn's, numpy's and `TRUSTED`; none is built.
+    """
+    file, encoder = artifacts / "pipeline.skops", artifacts / "encoder"
+    unknown = sorted(set(skops.io.get_untrusted_types(file=file)) - set(TRUSTED))
+    if unknown:
+        raise ChangedModel(f"the pipeline names types that are not allowed: {', '.join(unknown)}")
+    pipeline = skops.io.load(file, trusted=TRUSTED)
+    if encoder.is_dir():
+        threads = int(os.environ.get("IMMNEWS_THREADS", "2"))
+        pipeline.set_params(extract__sentences__model=str(encoder), extract__sentences__threads=threads)
+    return pipeline
 
 
 def choose_labels(

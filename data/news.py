@@ -1,0 +1,51 @@
+"""The real-news corpora: stand-off annotations of passages whose texts may not be shipped, and what they evaluate."""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from data.files import corpus_features
+from data.hydrate import hydrated_texts
+from data.passages import complete
+from data.splits import hashed_share
+
+FOLDER = Path(__file__).parent / "news"
+FEATURES = FOLDER / "features.parquet"  # extracted features, one row a sha1
+VALIDATION = 0.1  # share of the news documents that validate; news dev and the bundled corpus test
+
+
+@cache
+def annotations(name: str) -> tuple[dict[str, Any], ...]:
+    """The records of `train`, `world`, `dev` or `external`, as the file has them (see data/DATASHEET.md)."""
+    lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return tuple(json.loads(line) for line in lines)
+
+
+def load_news(name: str) -> Dataset:
+    """The passages of `train`, `world` or `dev` with the columns of a corpus; `text` is null where it is not hydrated.
+
+    A document is a set of articles that share a passage, so that no passage is in two splits.
+    """
+    return Dataset.from_list(list(_records(name)), features=corpus_features())
+
+
+def news_split(doc_id: str) -> str:
+    """The split of a news document, by a hash of its id: 90% train, 10% validation, nothing for test."""
+    return "train" if hashed_share(doc_id) < 1 - VALIDATION else "validation"
+
+
+def always_train(doc_id: str) -> str:
+    """For a corpus too small to be split."""
+    return "train"
+
+
+def _records(name: str) -> Iterator[dict[str, Any]]:
+    texts = hydrated_texts(row["sha1"] for row in annotations(name))
+    for row in annotations(name):
+        agreed = row.get("topic_agreed", True) and row.get("stance_agreed", True)
+        record = {**row, "doc_id": row["document"], "annotations": row["annotators"], "disputed": not agreed}
+        yield {**complete(record), "text": texts.get(row["sha1"]), "sha1": row["sha1"]}
