@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ for name, value in {
     os.environ[name] = value
 for name in ("IMMNEWS_API_TOKEN", "IMMNEWS_NEWS_DIR", "IMMNEWS_NEWS_URL"):
     os.environ.pop(name, None)
+# Its own folder: what a developer has hydrated changes what the corpora hold.
+_cache = tempfile.TemporaryDirectory(prefix="immigration-news-tests-")
+os.environ["IMMNEWS_CACHE"] = _cache.name
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ NATIONS = [
     "Somali", "Venezuelan", "Honduran", "Iraqi",
 ]  # fmt: skip
 FAITHS = ["Muslim", "Christian", "Jewish", "Hindu", "Sikh", "Buddhist"]
+COUNTRIES = ["Mexico", "Syria", "Afghanistan", "Ukraine", "Nigeria", "Haiti", "India", "China", "Venezuela", "Honduras"]
 FRAMES = [
     "The {} families asked the council for a place to pray and to cook.",
     "Two {} men were waiting at the counter when the officers came.",
@@ -86,8 +87,24 @@ def test_swapping_the_group_leaves_the_stance(reader: Any, groups: list[str], na
     moved = np.abs(scores - scores.mean(axis=1, keepdims=True)).max(axis=2)
     worst = [(groups[at], bases[row]) for row, at in np.argwhere(changed)][:5]
     print(f"{name}: {changed.mean():.1%} of {changed.size} stances change, probability moves by {moved.mean():.3f}")
-    assert changed.mean() < 0.05, worst
-    assert moved.mean() < 0.05
+    assert not changed.any(), worst
+    assert moved.max() < 1e-6, "the groups are hidden from the model"
+
+
+def test_swapping_the_country_hardly_moves_the_stance(reader: Any) -> None:
+    """Countries are seen, since places are news: the bound is what was measured, with room."""
+    rows = load_corpora(["bundled"])
+    pattern = re.compile(rf"\b({'|'.join(COUNTRIES)})\b")
+    texts = [*rows["validation"]["text"], *rows["test"]["text"]]
+    bases = [pattern.sub("{}", text) for text in texts if pattern.search(text) and "{" not in text]
+    readings = reader.read([base.replace("{}", country) for base in bases for country in COUNTRIES])
+    stance = readings.stance.reshape(len(bases), -1)
+    changed = stance != np.array([np.bincount(row).argmax() for row in stance])[:, None]
+    scores = readings.stance_scores.reshape(len(bases), len(COUNTRIES), -1)
+    moved = np.abs(scores - scores.mean(axis=1, keepdims=True)).max(axis=2).mean()
+    print(f"country: {changed.mean():.1%} of {changed.size} stances change, probability moves by {moved:.3f}")
+    assert changed.mean() < 0.05
+    assert moved < 0.05
 
 
 def test_case_and_white_space_hardly_matter(predict: Predict) -> None:

@@ -62,14 +62,14 @@ def refusal(path: Path, content: str | bytes) -> str:
 
 def test_the_default_experiment_reads() -> None:
     found = read_experiment(ROOT / "experiments" / "default.toml")
-    assert (found.name, found.corpora, found.folds) == ("default", ("bundled",), 5)
+    assert (found.name, found.corpora, found.folds) == ("default", ("bundled", "news", "world"), 4)
     assert [candidate.pipeline for candidate in found.candidates] == [
         "majority",
-        "words",
+        "unigrams",
         "sentences",
         "words_and_sentences",
     ]
-    assert found.candidates[1].grid["heads__topic__C"] == [0.3, 1.0, 3.0, 10.0]
+    assert found.candidates[1].grid["heads__topic__C"] == [1.0, 3.0]
     assert found.gate == Gate(0.01, 0.25, 0.4)
 
 

@@ -127,13 +127,13 @@ def test_a_row_without_text_keeps_its_old_features_and_one_with_text_gets_new_on
 def test_another_recipe_is_refused_with_the_remedy(built: Path, extractor: Any) -> None:
     said = refused(built, extractor)
     assert str(built) in said and "`make data` and `make features`" in said
-    assert SentenceEncoder().recipe in said and "n_features=131072" in said  # what the file was made by
-    assert features.recipe_of(extractor) in said
+    assert SentenceEncoder().recipe in said and hashed_words().recipe in said  # what the file was made by
+    assert extractor.recipe in said
 
 
 def test_features_of_a_changed_encoder_file_are_refused(built: Path) -> None:
     recipes = json.loads(pq.read_schema(built).metadata[b"recipe"])
-    assert recipes == [SentenceEncoder().recipe, repr(hashed_words())]
+    assert recipes == [SentenceEncoder().recipe, hashed_words().recipe]
     other = ["0123456789abcdef-256", recipes[1]]
     rewrite(built, metadata={b"recipe": json.dumps(other).encode()})
     assert "0123456789abcdef-256" in refused(built, SentenceEncoder())
@@ -168,13 +168,11 @@ def test_a_text_that_is_not_the_one_of_its_sha1_is_refused(built: Path) -> None:
 
 def test_without_a_file_nothing_is_served(tmp_path: Path) -> None:
     said = refused(tmp_path / "none.parquet", hashed_words())
-    assert "none.parquet" in said and "`make features`" in said
+    assert f"{tmp_path / 'none.parquet'} is missing" in said and "`make features`" in said
 
 
 def test_the_order_of_the_words_is_gone(built: Path) -> None:
     shipped = ShippedFeatures(built)
-    mixed = "Keepers for visas got zebra the asked none; zebra KEEPERS the"
-    assert sorted(mixed.casefold().replace(";", "").split()) != TEXTS[0].casefold().split()
     one = shipped.rows(hashed_words(), [sha1(TEXTS[0])])
     assert abs(one - hashed_words().transform([" ".join(reversed(TEXTS[0].split()))])).max() == 0
     for row in pq.read_table(built).to_pylist():

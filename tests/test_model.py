@@ -126,7 +126,7 @@ def test_the_card_says_what_was_measured_and_the_version_carries_the_contracts_t
 ) -> None:
     card = json.loads((folder / "artifacts" / "card.json").read_text())
     version = mlflow.MlflowClient(champion.uri).get_model_version_by_alias("immigration-news", "champion")
-    assert set(card["quality"]) == {"cross_validation", "validation", "test"}
+    assert set(card["quality"]) == {"cross_validation", "validation", "test", "news_dev"}
     assert version.tags["data_digest"] == card["data_digest"]
     assert version.tags["codebook"] == card["codebook"]["version"]
     assert version.tags["gate"] == "passed"

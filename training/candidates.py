@@ -9,34 +9,35 @@ from typing import Any
 
 import numpy as np
 from sklearn.dummy import DummyClassifier
-from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.feature_selection import VarianceThreshold
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from training.model.columns import Columns
 from training.model.encoder import MINILM, SentenceEncoder
+from training.model.hashed import BlindHashingVectorizer
 from training.model.heads import TwoHeads
 
 N_HASHES = 2**17
 N_CHAR_HASHES = 2**18
 
 
-def _hashed(**parameters: Any) -> HashingVectorizer:
+def _hashed(**parameters: Any) -> BlindHashingVectorizer:
     """Counts of hashed tokens, lower case, nothing learned, so that the same text gives the same row anywhere."""
-    return HashingVectorizer(norm=None, alternate_sign=False, dtype=np.float32, **parameters)
+    return BlindHashingVectorizer(norm=None, alternate_sign=False, dtype=np.float32, **parameters)
 
 
-def hashed_words() -> HashingVectorizer:
+def hashed_words() -> BlindHashingVectorizer:
     """Counts of hashed lower-case words: what news features hold beside embeddings."""
     return _hashed(n_features=N_HASHES)
 
 
-def _characters() -> HashingVectorizer:
+def _characters() -> BlindHashingVectorizer:
     return _hashed(n_features=N_CHAR_HASHES, analyzer="char_wb", ngram_range=(3, 5))
 
 
-def _word_pairs() -> HashingVectorizer:
+def _word_pairs() -> BlindHashingVectorizer:
     return _hashed(n_features=N_HASHES, ngram_range=(2, 2))
 
 

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from sklearn.pipeline import Pipeline
 
 from training.cache import EmbeddingCache
-from training.features import ShippedFeatures, recipe_of
+from training.features import ShippedFeatures
 from training.model.encoder import SentenceEncoder, decode
 
 Rows = Any  # float32, (passages, columns of all parts): a csr_matrix, or an array where every part gives one
@@ -55,7 +55,7 @@ class Extractor:
         return np.hstack(parts)
 
     def _part(self, extractor: Any, texts: Texts) -> Rows:
-        key = (recipe_of(extractor), id(texts))
+        key = (extractor.recipe, id(texts))
         if key not in self._done:
             self._done[key] = (texts, self._extract(extractor, texts))
         return self._done[key][1]

@@ -29,11 +29,6 @@ SCHEMA = pa.schema(
 RECIPE = b"recipe"
 
 
-def recipe_of(extractor: Any) -> str:
-    """What the features of an extractor depend on besides the text."""
-    return extractor.recipe if isinstance(extractor, SentenceEncoder) else repr(extractor)
-
-
 class ShippedFeatures:
     """The features of one Parquet file, by the sha1 of the text; read at first use."""
 
@@ -42,7 +37,7 @@ class ShippedFeatures:
 
     def serves(self, extractor: Any) -> bool:
         """Whether the features were made by just this extractor: same files, parameters and hash."""
-        return recipe_of(extractor) in self.recipes
+        return extractor.recipe in self.recipes
 
     def holds(self, key: str) -> bool:
         """Whether the text with this sha1 is among them."""
@@ -56,8 +51,9 @@ class ShippedFeatures:
             KeyError: a sha1 that is not among them.
         """
         if not self.serves(extractor):
+            state = f"was made by {', '.join(self.recipes)}" if self.recipes else "is missing"
             raise ValueError(
-                f"{self.path} was made by {', '.join(self.recipes)}, not by {recipe_of(extractor)}; "
+                f"{self.path} {state}, and does not serve {extractor.recipe}; "
                 "`make data` and `make features` make it anew"
             )
         at = [self._position[key] for key in keys]
@@ -116,7 +112,7 @@ def build(texts: Mapping[str, str], path: Path = FEATURES) -> int:
     if missing := [key for key in keys if key not in rows]:
         raise ValueError(f"{len(missing)} passages have neither text nor features; `make data` fetches what is public")
     columns = zip(*(rows[key] for key in keys), strict=True)
-    metadata = {RECIPE: json.dumps([encoder.recipe, recipe_of(words)]).encode()}
+    metadata = {RECIPE: json.dumps([encoder.recipe, words.recipe]).encode()}
     table = pa.Table.from_arrays([pa.array(keys), *map(pa.array, columns)], schema=SCHEMA.with_metadata(metadata))
     temporary = path.with_suffix(".part")
     pq.write_table(table, temporary, compression="zstd", compression_level=19)

@@ -91,8 +91,9 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         "",
         "## Limits",
         "",
-        "Labels were made by language models under the codebook; agreement between them is no human ceiling. Figures "
-        "on fictional passages say little of other text: measure on a sample of your own before you rely on them.",
+        "Labels were made by language models under the codebook; agreement between them is no human ceiling. "
+        "`validation` and `test` hold fictional passages too, `news_dev` only real news, most of it from the United "
+        "States: measure on a sample of your own before you rely on a figure.",
     ]
     return "\n".join(lines) + "\n"
 

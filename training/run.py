@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from data.corpora import UnknownCorpus, load_corpora
 from data.files import UnreadableFile
+from data.hydrate import HydrationError
 from data.passages import InvalidPassages
 from data.splits import LeakingSplits, describe_split, digest, refuse_near_duplicates
 from training import registry, tracking
@@ -23,7 +24,7 @@ from training.leaderboard import leaderboard
 from training.promotion import register_and_judge
 from training.trainer import Trainer
 
-REFUSED = (InvalidExperiment, UnknownCorpus, UnreadableFile, InvalidPassages, LeakingSplits, CacheError)
+REFUSED = (InvalidExperiment, UnknownCorpus, UnreadableFile, InvalidPassages, LeakingSplits, CacheError, HydrationError)
 
 
 def run(experiment: Experiment) -> None:

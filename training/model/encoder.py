@@ -19,6 +19,8 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval
 
+from training.model.groups import DIGEST, blind
+
 Codes = npt.NDArray[np.int8]
 Embeddings = npt.NDArray[np.float32]
 
@@ -178,18 +180,21 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
         model: as for `resolve_encoder`.
         max_tokens: longer texts are cut here; at most what the model was made for (512 for MiniLM).
         threads: texts encoded at once.
+        blind_groups: hide which nation or faith a text names (see `blind`).
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "model": [str],
         "max_tokens": [Interval(Integral, 3, None, closed="left")],
         "threads": [Interval(Integral, 1, None, closed="left")],
+        "blind_groups": ["boolean"],
     }
 
-    def __init__(self, model: str = MINILM, max_tokens: int = 256, threads: int = 2) -> None:
+    def __init__(self, model: str = MINILM, max_tokens: int = 256, threads: int = 2, blind_groups: bool = True) -> None:
         self.model = model
         self.max_tokens = max_tokens
         self.threads = threads
+        self.blind_groups = blind_groups
 
     def fit(self, X: Sequence[str], y: object = None) -> Self:
         """Learns nothing (stateless); checks the parameters and that the encoder's files are there and unchanged."""
@@ -211,7 +216,8 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
         session, tokenizer = self._runtime
         if not texts:
             return np.zeros((0, self.dimensions), np.int8)
-        tokens = [encoding.ids for encoding in tokenizer.encode_batch([_printable(text) for text in texts])]
+        shown = [blind(text) for text in texts] if self.blind_groups else texts
+        tokens = [encoding.ids for encoding in tokenizer.encode_batch([_printable(text) for text in shown])]
         inputs = [node.name for node in session.get_inputs()]
 
         def one(ids: list[int]) -> Codes:
@@ -237,9 +243,10 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
 
     @property
     def recipe(self) -> str:
-        """What an embedding depends on besides the text: digest of both files and `max_tokens`."""
+        """What an embedding depends on besides the text: digest of both files, `max_tokens` and the groups hidden."""
         digests = "".join(sorted(resolve_encoder(self.model).sha256.values()))
-        return f"{hashlib.sha256(digests.encode()).hexdigest()[:16]}-{self.max_tokens}"
+        groups = DIGEST if self.blind_groups else "shown"
+        return f"{hashlib.sha256(digests.encode()).hexdigest()[:16]}-{self.max_tokens}-{groups}"
 
     @property
     def dimensions(self) -> int:

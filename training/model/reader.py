@@ -18,6 +18,7 @@ MANIFEST = "MANIFEST.sha256"
 TRUSTED = [
     "training.model.columns.Columns",
     "training.model.encoder.SentenceEncoder",
+    "training.model.hashed.BlindHashingVectorizer",
     "training.model.heads.TwoHeads",
 ]
 
