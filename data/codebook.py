@@ -58,6 +58,11 @@ class Codebook:
     def stance_names(self) -> tuple[str, ...]:
         return tuple(stance.name for stance in self.stances)
 
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Head (`topic`, `stance`) → the names of its labels, in the order in which they are numbered."""
+        return {"topic": self.topic_names, "stance": self.stance_names}
+
     def as_dict(self) -> dict[str, Any]:
         """The codebook in plain lists, dictionaries and strings, ready for JSON."""
         plain: dict[str, Any] = _plain(asdict(self))

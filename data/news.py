@@ -29,9 +29,8 @@ def annotations(name: str) -> tuple[dict[str, Any], ...]:
 def load_news(name: str) -> Dataset:
     """The passages of `train` (but for `NEAR_DEV`), `world` or `dev` with the columns of a corpus.
 
-    `text` is null where it is not hydrated.
-
-    A document is a set of articles that share a passage, so that no passage is in two splits.
+    `text` is null where it is not hydrated. A document is a set of articles that share a passage, so that no passage
+    is in two splits.
     """
     return Dataset.from_list(list(_records(name)), features=corpus_features())
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from datasheets import calculator, cells
 
 from data.agreement import agreement, as_markdown
 from data.codebook import load_codebook
@@ -32,16 +33,7 @@ TABLES = re.findall(r"[Ff]rom\s+`([^`]+)`:\n\n(\| \|.+?)\n\n", SHEET, re.S)
 
 @pytest.fixture(scope="module")
 def compute() -> Callable[[str], Any]:
-    """Evaluates an expression as the sheet tells its readers to: after the sheet's own first lines."""
-    names: dict[str, Any] = {}
-    start = re.search(r"```python\n(.+?)```", SHEET, re.S)
-    assert start
-    exec(start[1], names)
-    return lambda expression: eval(" ".join(expression.split()), names)
-
-
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|").split("|")]
+    return calculator(SHEET)
 
 
 def test_no_table_or_count_of_the_sheet_escapes_these_tests() -> None:

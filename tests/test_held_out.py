@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from data.codebook import load_codebook
 from data.news import annotations
 from training.features import ShippedFeatures
-from training.held_out import SLICES, SMALLEST, NewsReport, dev_texts, external_texts, news_report
+from training.held_out import SLICES, SMALLEST, NewsReport, held_out_texts, news_report
 
 DEV, EXTERNAL = annotations("dev"), annotations("external")
 TOPICS, STANCES = load_codebook().topic_names, load_codebook().stance_names
@@ -221,7 +221,7 @@ def test_the_figure_shows_each_leaning_at_its_mean(guessed: NewsReport) -> None:
 
 def test_held_out_passages_come_without_text_and_all_have_features() -> None:
     shipped = ShippedFeatures()
-    for texts, rows in ((dev_texts(), DEV), (external_texts(), EXTERNAL)):
+    for texts, rows in ((held_out_texts("dev"), DEV), (held_out_texts("external"), EXTERNAL)):
         assert texts.sha1s == [row["sha1"] for row in rows]
         assert list(texts) == [None] * len(rows)
         assert all(shipped.holds(key) for key in texts.sha1s)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import DatasetDict
+from datasheets import calculator, cells
 
 from data.agreement import agreement, as_markdown
 from data.articles import COMMIT, passages_of
@@ -287,16 +288,7 @@ TABLES = re.findall(r"from\s+`([^`]+)`[:.][^|`]*(?:`\w+`[^|`]*)*\n\n(\| \|.+?)\n
 
 @pytest.fixture(scope="module")
 def compute() -> Callable[[str], Any]:
-    """Evaluates an expression as the sheet tells its readers to: after the sheet's own first lines."""
-    names: dict[str, Any] = {}
-    start = re.search(r"```python\n(.+?)```", SHEET, re.S)
-    assert start
-    exec(start[1], names)
-    return lambda expression: eval(" ".join(expression.split()), names)
-
-
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|").split("|")]
+    return calculator(SHEET)
 
 
 def test_every_table_of_the_sheet_is_recomputed() -> None:

@@ -69,14 +69,10 @@ class NewsReport:
 ENDS = ("", "_low", "_high")
 
 
-def dev_texts() -> Texts:
-    """News dev as extraction takes it."""
-    return Texts([None] * len(annotations("dev")), [row["sha1"] for row in annotations("dev")])
-
-
-def external_texts() -> Texts:
-    """The human-labelled passages as extraction takes them."""
-    return Texts([None] * len(annotations("external")), [row["sha1"] for row in annotations("external")])
+def held_out_texts(name: str) -> Texts:
+    """The passages of `dev` or `external` (labelled by people) as extraction takes them, in the file's order."""
+    rows = annotations(name)
+    return Texts([None] * len(rows), [row["sha1"] for row in rows])
 
 
 def news_report(
@@ -92,9 +88,8 @@ def news_report(
     """
     rows, book = annotations("dev"), load_codebook()
     documents = [row["document"] for row in rows]
-    names = {"topic": book.topic_names, "stance": book.stance_names}
     reports, tables = {}, []
-    for column, (head, known) in enumerate(names.items()):
+    for column, (head, known) in enumerate(book.names.items()):
         true = np.array([known.index(row[head]) for row in rows])
         agreed = np.array([row[f"{head}_agreed"] for row in rows])
         kept = np.flatnonzero(agreed)

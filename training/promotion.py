@@ -22,7 +22,7 @@ def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, 
     present = registry.champion(client)
     verdict = _judge(trainer, winner, present)
     # The one time that the test split is read: for the report on a winner that is already chosen.
-    on_test, answered = trainer.evaluate(parts["test"], trainer.scores(winner.pipeline, parts["test"]))
+    on_test, answered = trainer.evaluate(parts["test"], trainer.scores(winner.pipeline, parts["test"].texts))
     threshold, topic = trainer.threshold(winner), answered["topic"]
     abstained = abstention(topic.true, topic.predicted, topic.scores.max(axis=1), threshold)
     card = make_card(
@@ -90,5 +90,4 @@ def _answers_of(trainer: Trainer, winner: Trained, version: ModelVersion) -> tup
         except (AttributeError, TypeError, KeyError):
             part = part_of(part.rows.filter(lambda row: row["text"] is not None))
             frame = answers(version, folder, part.rows["text"][:])
-    names = {"topic": book.topic_names, "stance": book.stance_names}
-    return part, np.stack([[names[head].index(label) for label in frame[head]] for head in names], axis=1)
+    return part, np.stack([[names.index(label) for label in frame[head]] for head, names in book.names.items()], axis=1)

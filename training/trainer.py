@@ -21,7 +21,7 @@ from training.evaluation import Labels, Report, coverage_threshold, report
 from training.experiment import Candidate, Experiment
 from training.extraction import Extractor, Texts
 from training.figures import Predictions
-from training.held_out import NewsReport, dev_texts, external_texts, news_report
+from training.held_out import NewsReport, held_out_texts, news_report
 from training.model.heads import Probabilities
 from training.model.reader import choose_labels
 from training.packaging import save_files, size_of
@@ -63,7 +63,8 @@ class Trainer:
         self.jobs = int(os.environ.get("IMMNEWS_THREADS", "2"))
         self.codebook = load_codebook()
         self.parts = {split: part_of(rows) for split, rows in dataset.items()}
-        self.dev, self.external = dev_texts(), external_texts()
+        self.held_out = held_out_texts("dev"), held_out_texts("external")
+        self.timed = load_bundled()["text"][:TIMED]
         self.extractor = Extractor(EmbeddingCache(Path(os.environ.get("IMMNEWS_CACHE", ".cache")) / CACHE))
 
     def train(self, candidate: Candidate) -> Trained:
@@ -87,13 +88,13 @@ class Trainer:
             self._log_cost(pipeline)
 
             out_of_fold, _ = self.evaluate(train, [found.scores["topic"], found.scores["stance"]])
-            on_validation, heads = self.evaluate(validation, self.scores(pipeline, validation))
+            on_validation, heads = self.evaluate(validation, self.scores(pipeline, validation.texts))
             reports = {"cross_validation": out_of_fold, "validation": on_validation}
             for name, figures in reports.items():
                 tracking.log_reports(name, figures)
             tracking.log_predictions(validation.rows, heads)
-            names = {"topic": self.codebook.topic_names, "stance": self.codebook.stance_names}
-            mlflow.log_table(strongest_words(pipeline, train.texts, features, train.y, names), "strongest_words.json")
+            words = strongest_words(pipeline, train.texts, features, train.y, self.codebook.names)
+            mlflow.log_table(words, "strongest_words.json")
             mlflow.log_metric("data/train_passages", len(train.texts))
             news = self.news(pipeline)
             if news is not None:
@@ -108,17 +109,13 @@ class Trainer:
 
     def news(self, pipeline: Pipeline) -> NewsReport | None:
         """Its figures on held-out real news; None for a candidate that needs texts which may not be shipped."""
-        sets = (self.dev, self.external)
-        if not all(self.extractor.usable(pipeline, texts).all() for texts in sets):
+        if not all(self.extractor.usable(pipeline, texts).all() for texts in self.held_out):
             return None
-        scores, external = (self._probabilities(pipeline, texts) for texts in sets)
+        scores, external = (self.scores(pipeline, texts) for texts in self.held_out)
         return news_report(self._labels(scores), scores, external[1], self.experiment.resamples, self.experiment.seed)
 
-    def scores(self, pipeline: Pipeline, part: Part) -> list[Probabilities]:
-        """Calibrated topic and stance probabilities of a part."""
-        return self._probabilities(pipeline, part.texts)
-
-    def _probabilities(self, pipeline: Pipeline, texts: Texts) -> list[Probabilities]:
+    def scores(self, pipeline: Pipeline, texts: Texts) -> list[Probabilities]:
+        """Calibrated probabilities of topic and stance, (passages, labels) each."""
         rows = self.extractor.rows(pipeline, texts)
         return list(pipeline["heads"].predict_proba(pipeline["weigh"].transform(rows)))
 
@@ -128,14 +125,14 @@ class Trainer:
 
     def labels(self, pipeline: Pipeline, part: Part) -> Labels:
         """Its answers, shape (passages, 2): topic and stance."""
-        return np.stack(self._labels(self.scores(pipeline, part)), axis=1)
+        return np.stack(self._labels(self.scores(pipeline, part.texts)), axis=1)
 
     def evaluate(self, part: Part, scores: Sequence[Probabilities]) -> tuple[dict[str, Report], dict[str, Predictions]]:
-        book, experiment = self.codebook, self.experiment
-        labels = self._labels(scores)
+        """Reports and predictions by head, from the probabilities of a part."""
+        experiment, labels = self.experiment, self._labels(scores)
         heads = {
             head: Predictions(part.y[:, column], labels[column], scores[column], names)
-            for column, (head, names) in enumerate((("topic", book.topic_names), ("stance", book.stance_names)))
+            for column, (head, names) in enumerate(self.codebook.names.items())
         }
         reports = {
             head: report(p.true, p.predicted, p.scores, part.documents, p.names, experiment.resamples, experiment.seed)
@@ -150,11 +147,10 @@ class Trainer:
 
     def _log_cost(self, pipeline: Pipeline) -> None:
         """Scoring rate from text to answer, nothing cached, and the size of the files that an answer needs."""
-        timed = load_bundled()["text"][:TIMED]
-        pipeline.predict(timed[:2])  # opens the encoder
+        pipeline.predict(self.timed[:2])  # opens the encoder
         started = time.perf_counter()
-        pipeline.predict(timed)
-        rate = len(timed) / (time.perf_counter() - started)
+        pipeline.predict(self.timed)
+        rate = len(self.timed) / (time.perf_counter() - started)
         with tempfile.TemporaryDirectory() as scratch:
             megabytes = size_of(save_files(pipeline, Path(scratch))) / 1e6
         mlflow.log_metrics({"cost/passages_per_second": rate, "cost/artifact_megabytes": megabytes})
