@@ -207,9 +207,11 @@ def test_an_interrupt_ends_it_with_nothing_promoted(stores: Path, champion: Cham
     folder.mkdir()
     store = Store(folder)
     command = [sys.executable, "-m", "training.run", "experiments/bundled.toml"]
+    # A suite that runs in the background of a shell hands down an ignored SIGINT: the command gets the usual one.
     process = subprocess.Popen(
-        command, cwd=ROOT, env=store.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command, cwd=ROOT, env=store.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     assert process.stdout is not None
     while "[2/4] words" not in process.stdout.readline():
         assert process.poll() is None
