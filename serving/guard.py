@@ -2,18 +2,22 @@
 says. A request that is refused here costs no place in BentoML's queue, and no traceback in the log."""
 
 import asyncio
+import base64
 import hmac
 import json
 import os
+import re
+import reprlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from http import HTTPStatus
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import openapi
+from serving.page import ASSETS
 from serving.parsing import BadBody, parse
 from serving.schema import MAX_CHARACTERS, MAX_PASSAGES
 
@@ -21,6 +25,8 @@ from serving.schema import MAX_CHARACTERS, MAX_PASSAGES
 METHODS: dict[str, tuple[str, ...]] = {
     route.path: ("POST",) if route.request else ("GET", "HEAD") for route in openapi.ROUTES
 }
+EXPLAIN = {route.path for route in openapi.ROUTES if route.explains}
+LOOPBACK = {"localhost", "127.0.0.1", "[::1]", "::1"}
 BODIES = {route.path: route.request for route in openapi.ROUTES if route.request}
 
 # A character beyond the basic plane is 12 bytes in escaped JSON (a surrogate pair) and 4 in UTF-8: the largest valid
@@ -51,11 +57,13 @@ class Disconnected(Exception):
 
 
 class Guard:
-    """ASGI application around BentoML's. The token is read from `IMMNEWS_API_TOKEN` once, at start."""
+    """ASGI application around BentoML's. The settings `IMMNEWS_API_TOKEN` and `IMMNEWS_ALLOWED_HOSTS` (names with
+    commas between) are read once, at start."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.token = os.environ.get("IMMNEWS_API_TOKEN") or None
+        self.hosts = {name.strip().lower() for name in os.environ.get("IMMNEWS_ALLOWED_HOSTS", "").split(",")} - {""}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit or refuse one request; websockets are refused unseen."""
@@ -66,7 +74,9 @@ class Guard:
         try:
             headers = Headers(scope=scope)
             check_token(self.token, scope["path"], headers)
+            check_host(self.hosts, scope, headers)
             check_route(scope["method"], scope["path"])
+            check_query(scope["path"], QueryParams(scope["query_string"]))
             if scope["path"] in BODIES:
                 check_type(headers)
                 body = await read_body(headers, receive)
@@ -86,10 +96,54 @@ def check_token(token: str | None, path: str, headers: Headers) -> None:
     if token is None or path in openapi.OPEN:
         return
     scheme, _, given = headers.get("authorization", "").partition(" ")
-    # Header values arrive as Latin-1.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), token.encode()):
+    secret = given.strip().encode("latin-1")  # as header values arrive
+    if scheme.lower() == "basic":
+        secret = _password(secret)
+    if scheme.lower() not in ("bearer", "basic") or not hmac.compare_digest(secret, token.encode()):
         message = "this service wants the header `Authorization: Bearer <token>` with its token"
-        raise Refused(HTTPStatus.UNAUTHORIZED, message, {"WWW-Authenticate": "Bearer"})
+        raise Refused(HTTPStatus.UNAUTHORIZED, message, {"WWW-Authenticate": _challenge(path)})
+
+
+def _password(credentials: bytes) -> bytes:
+    """A browser cannot send a bearer token when it opens a page: it asks for a password, which is the token."""
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
+
+
+def _challenge(path: str) -> str:
+    return 'Basic realm="immigration-news: the token as password", charset="UTF-8"' if path in ASSETS else "Bearer"
+
+
+def check_host(allowed: Set[str], scope: Scope, headers: Headers) -> None:
+    """Refuse (421) a request for another host: a page elsewhere whose name was made to point here (DNS rebinding).
+
+    Without `allowed` names, what comes over the loopback interface must name it, and anything else may name any host.
+    """
+    name = headers.get("host", "").strip().lower()
+    host = name.rpartition(":")[0] if re.search(r":\d*$", name) else name
+    server = (scope.get("server") or ("",))[0]
+    if not allowed and not (server in LOOPBACK or server.startswith("127.")):
+        return
+    if host not in (allowed or LOOPBACK):
+        known = ", ".join(sorted(allowed or LOOPBACK))
+        message = (
+            f"the Host header names {reprlib.repr(host)}; served are {known}; others go into IMMNEWS_ALLOWED_HOSTS"
+        )
+        raise Refused(HTTPStatus.MISDIRECTED_REQUEST, message)
+
+
+def check_query(path: str, query: QueryParams) -> None:
+    """Refuse (400) a parameter that an explaining route does not know."""
+    if path not in EXPLAIN:
+        return
+    for name, value in query.multi_items():
+        if name != "explain" or value not in ("true", "false"):
+            given = f"{reprlib.repr(name)}={reprlib.repr(value)}"
+            raise Refused(
+                HTTPStatus.BAD_REQUEST, f"query: {given} is not known; {path} takes explain=true or explain=false"
+            )
 
 
 def check_route(method: str, path: str) -> None:

@@ -6,7 +6,18 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serving.schema import ClassifyAnswer, ClassifyRequest, Codebook, Error, Model
+from serving.feedback import FeedbackAnswer, FeedbackRequest
+from serving.page import ASSETS
+from serving.schema import (
+    MAX_EXPLAINED,
+    ClassifyAnswer,
+    ClassifyRequest,
+    Codebook,
+    Error,
+    Model,
+    ReadAnswer,
+    ReadRequest,
+)
 
 
 class Route(NamedTuple):
@@ -16,12 +27,16 @@ class Route(NamedTuple):
     summary: str
     answer: type[BaseModel] | None = None
     request: type[BaseModel] | None = None
+    explains: bool = False  # whether it takes `?explain=true`
 
 
 ROUTES = [
-    Route("/classify", "Topic and stance of passages", ClassifyAnswer, ClassifyRequest),
+    Route("/classify", "Topic and stance of passages", ClassifyAnswer, ClassifyRequest, explains=True),
+    Route("/read", "An article cut into passages, each read", ReadAnswer, ReadRequest, explains=True),
+    Route("/feedback", "A correction, kept before it is acknowledged", FeedbackAnswer, FeedbackRequest),
     Route("/codebook", "The labels, what they mean and how to choose between them", Codebook),
     Route("/model", "What is served: versions, digests, measured quality", Model),
+    *(Route(path, "The page for people: " + name) for path, (name, _) in ASSETS.items()),
     Route("/livez", "Whether the process lives"),
     Route("/readyz", "Whether the model is loaded"),
     Route("/metrics", "Figures for Prometheus"),
@@ -29,7 +44,7 @@ ROUTES = [
     Route("/schema.json", "BentoML's own description, which its client reads"),
 ]
 OPEN = {"/livez", "/readyz"}
-BODY_ERRORS = (400, 408, 413, 415)
+BODY_ERRORS: tuple[int, ...] = (400, 408, 413, 415)
 ALWAYS_ERRORS = (429, 503)
 
 
@@ -62,10 +77,12 @@ def describe(version: str) -> Document:
 
 
 def _operation(route: Route) -> dict[str, Any]:
-    errors = (BODY_ERRORS if route.request else ()) + (() if route.path in OPEN else (401, *ALWAYS_ERRORS))
+    errors = BODY_ERRORS if route.request else ()
+    errors += (409,) if route.path == "/feedback" else ()
+    errors += () if route.path in OPEN else (401, 421, *ALWAYS_ERRORS)
     operation: dict[str, Any] = {
         "summary": route.summary,
-        "operationId": route.path.strip("/").replace(".", "_"),
+        "operationId": route.path.strip("/").replace(".", "_") or "page",
         "responses": {
             "200": {"description": "OK", **(_json(route.answer) if route.answer else {})},
             **{str(status): {"description": HTTPStatus(status).phrase, **_json(Error)} for status in errors},
@@ -74,6 +91,16 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.path not in OPEN:
         # An empty requirement beside it: the token is asked for only where one is set.
         operation["security"] = [{}, {"token": []}]
+    if route.explains:
+        description = f"whether each reading names the phrases that moved it; at most {MAX_EXPLAINED} passages"
+        schema = {"type": "boolean", "default": False}
+        operation["parameters"] = [{"name": "explain", "in": "query", "description": description, "schema": schema}]
+    if route.path == "/feedback":
+        schema = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[ -~]+$"}
+        description = "makes it safe to send a correction again: the same key is stored once"
+        operation["parameters"] = [
+            {"name": "Idempotency-Key", "in": "header", "description": description, "schema": schema}
+        ]
     if route.request:
         operation["requestBody"] = {"required": True, **_json(route.request)}
     return operation

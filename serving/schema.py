@@ -7,8 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.summary import Summary
+
 MAX_PASSAGES = 512
 MAX_CHARACTERS = 10_000
+MAX_ARTICLE = 200_000
+MAX_CUT = 10_000  # passages of one article; only lines of a few letters come to more
+MAX_EXPLAINED = 64  # an explanation costs some 25 readings
 
 Passage = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 
@@ -28,6 +33,25 @@ class ClassifyRequest(BaseModel):
     ]
 
 
+class ReadRequest(BaseModel):
+    """An article, to be cut into passages and read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    article: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_ARTICLE,
+            description=f"the article as plain text or HTML, 1 to {MAX_ARTICLE:,} characters",
+        ),
+    ]
+    title: Annotated[
+        str | None,
+        Field(max_length=MAX_CHARACTERS, description=f"null, or its title of up to {MAX_CHARACTERS:,} characters"),
+    ] = None
+
+
 class Label(BaseModel):
     """One answer: the label, its calibrated probability, and that of every label of the codebook."""
 
@@ -36,12 +60,28 @@ class Label(BaseModel):
     scores: dict[str, float]
 
 
+class Mark(BaseModel):
+    """A phrase of the passage that moved an answer."""
+
+    start: int = Field(ge=0, description="offset into the passage, in characters")
+    end: int = Field(ge=1, description="offset of the character after the last")
+    weight: float = Field(description="what it adds to the label's log-odds: above 0 it spoke for the label")
+
+
+class Explanation(BaseModel):
+    """The phrases that moved each answer, strongest first; null where there is no answer."""
+
+    topic: list[Mark]
+    stance: list[Mark] | None
+
+
 class Reading(BaseModel):
     """Topic and stance of one passage; no stance where it is off topic."""
 
     topic: Label
     stance: Label | None
     abstained: bool = Field(description="whether the topic's confidence is under the threshold that the model carries")
+    explanation: Explanation | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class Served(BaseModel):
@@ -60,6 +100,23 @@ class ClassifyAnswer(BaseModel):
     model: Served
 
 
+class ReadPassage(Reading):
+    """A passage of an article, where it stands, and its reading."""
+
+    text: str
+    start: int = Field(ge=0, description="offset into the article, in characters")
+    end: int = Field(ge=1, description="offset of the character after the last")
+
+
+class ReadAnswer(BaseModel):
+    """The article as plain text, its passages in order, and what they amount to."""
+
+    article: str
+    passages: list[ReadPassage]
+    summary: Summary
+    model: Served
+
+
 class Model(Served):
     """What is served: where it comes from, and how well it reads."""
 
@@ -69,7 +126,10 @@ class Model(Served):
     experiment: str
     git_commit: str
     threshold: float
+    training: str = Field(description="what it was trained on, in words")
+    abstention: dict[str, float] = Field(description="what the threshold does on the test split")
     quality: dict[str, Any] = Field(description="measured figures, as training wrote them")
+    held_out: dict[str, Any] = Field(description="shares measured on real news besides, with 95% intervals")
 
 
 class Definition(BaseModel):

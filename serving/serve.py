@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from serving.bundle import REFUSALS, ROOT, SERVICE, import_champion
+from serving.corrections import corrections_url, open_store
+from serving.database import BadUrl
 
 DEFAULT_PORT = "3000"
 DEFAULT_HOST = "127.0.0.1"
@@ -54,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     port = parser.parse_args(arguments).port
     try:
         host = listening_address(os.environ.get("IMMNEWS_HOST") or DEFAULT_HOST, port)
+        open_store(corrections_url())
         model = import_champion()
-    except (CannotListen, *REFUSALS) as error:
+    except (CannotListen, BadUrl, *REFUSALS) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"serving {model.tag} on {host}, port {port}", flush=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import bentoml
 from _bentoml_sdk import Service  # type: ignore[import-untyped]  # BentoML's public modules do not name it
+from bentoml.exceptions import BadInput
 from bentoml.images import Image
 from bentoml.mlflow import MLFLOW_MODEL_FOLDER
 from pydantic import BaseModel
@@ -16,8 +17,28 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from serving import manifest, openapi
+from serving.articles import cut
+from serving.corrections import corrections_url, open_store
+from serving.feedback import feedback
 from serving.guard import Guard
-from serving.schema import ClassifyAnswer, ClassifyRequest, Codebook, Label, Model, Reading, Served
+from serving.page import Page
+from serving.schema import (
+    MAX_CUT,
+    MAX_EXPLAINED,
+    ClassifyAnswer,
+    ClassifyRequest,
+    Codebook,
+    Explanation,
+    Label,
+    Mark,
+    Model,
+    ReadAnswer,
+    Reading,
+    ReadPassage,
+    ReadRequest,
+    Served,
+)  # fmt: skip
+from serving.summary import summarise
 
 NAME = "immigration-news"
 OFF_TOPIC = "off_topic"
@@ -38,7 +59,7 @@ class GuardedService(Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """The guard goes outermost: BentoML puts middleware that it is given inside its own."""
-        return Guard(super().to_asgi(is_main=is_main))
+        return Guard(Page(super().to_asgi(is_main=is_main)))
 
     @property
     def openapi_spec(self) -> openapi.Document:
@@ -67,7 +88,15 @@ async def model(_: Request) -> JSONResponse:
     # Spans cost a fifth of the throughput even where nothing collects them.
     tracing={"excluded_urls": ".*"},
 )
-@bentoml.asgi_app(Starlette(routes=[Route("/codebook", codebook), Route("/model", model)]))
+@bentoml.asgi_app(
+    Starlette(
+        routes=[
+            Route("/codebook", codebook),
+            Route("/model", model),
+            Route("/feedback", feedback, methods=["POST"]),
+        ]
+    )
+)
 class ImmigrationNews:
     """Topic and stance of news passages on immigration."""
 
@@ -87,24 +116,61 @@ class ImmigrationNews:
         described = {**card, **registered, "codebook": self.codebook["version"]}
         self.model = Model.model_validate(described).model_dump(mode="json")
         self.served = Served.model_validate(self.model)
+        self.corrections = open_store(corrections_url())
 
     @bentoml.api(input_spec=ClassifyRequest)  # type: ignore[untyped-decorator]
-    def classify(self, passages: list[str]) -> ClassifyAnswer:
+    def classify(self, passages: list[str], ctx: bentoml.Context) -> ClassifyAnswer:
         """Topic and stance of each passage, in order."""
-        read = self.reader.read(passages)
-        readings = [
-            self._reading(*row)
-            for row in zip(
-                read.topic, read.topic_scores, read.stance, read.stance_scores, read.abstained.tolist(), strict=True
-            )
-        ]
+        readings = [Reading(**reading) for reading in self._readings(passages, _explains(ctx))]
         return ClassifyAnswer(readings=readings, model=self.served)
 
-    def _reading(self, topic: int, topic_scores: Any, stance: int, stance_scores: Any, abstained: bool) -> Reading:
+    @bentoml.api(input_spec=ReadRequest)  # type: ignore[untyped-decorator]
+    def read(self, article: str, title: str | None, ctx: bentoml.Context) -> ReadAnswer:
+        """The article's passages, each read on its own: the title is no part of any, and sways none."""
+        text, spans = cut(article)
+        if len(spans) > MAX_CUT:
+            raise BadInput(f"article: it has {len(spans):,} passages, at most {MAX_CUT:,} are read; send it in parts")
+        passages = [text[start:end] for start, end in spans]
+        read = [
+            ReadPassage(text=passage, start=start, end=end, **reading)
+            for passage, (start, end), reading in zip(
+                passages, spans, self._readings(passages, _explains(ctx)), strict=True
+            )
+        ]
+        stances = [passage.stance.label if passage.stance else None for passage in read]
+        abstained = [passage.abstained for passage in read]
+        labels = [passage.topic.label for passage in read]
+        summary = summarise(labels, stances, abstained, self.topics, self.stances)
+        return ReadAnswer(article=text, passages=read, summary=summary, model=self.served)
+
+    def _readings(self, passages: list[str], explained: bool) -> list[dict[str, Any]]:
+        """The fields of a reading for each passage."""
+        if explained and len(passages) > MAX_EXPLAINED:
+            remedy = f"at most {MAX_EXPLAINED} are explained at once; explain them in parts, or leave it out"
+            raise BadInput(f"explain: there are {len(passages)} passages; {remedy}")
+        different = list(dict.fromkeys(passages))
+        read = self.reader.read(different)
+        rows = zip(read.topic, read.topic_scores, read.stance, read.stance_scores, read.abstained.tolist(), strict=True)
+        readings = [self._reading(*row) for row in rows]
+        if explained:
+            for reading, marks in zip(readings, self.reader.explain(different, read), strict=True):
+                topic, stance = ([Mark(**mark._asdict()) for mark in head] for head in marks)
+                reading["explanation"] = Explanation(topic=topic, stance=stance if reading["stance"] else None)
+        by_text = dict(zip(different, readings, strict=True))
+        return [by_text[passage] for passage in passages]
+
+    def _reading(
+        self, topic: int, topic_scores: Any, stance: int, stance_scores: Any, abstained: bool
+    ) -> dict[str, Any]:
         topic_label = _label(topic, topic_scores, self.topics)
         on_topic = topic_label.label != OFF_TOPIC
         stance_label = _label(stance, stance_scores, self.stances) if on_topic else None
-        return Reading(topic=topic_label, stance=stance_label, abstained=abstained)
+        return {"topic": topic_label, "stance": stance_label, "abstained": abstained}
+
+
+def _explains(ctx: bentoml.Context) -> bool:
+    """Whether the query asks for explanations; the guard let nothing else pass."""
+    return bool(ctx.request.query_params.get("explain") == "true")
 
 
 def _label(index: int, scores: Any, names: list[str]) -> Label:

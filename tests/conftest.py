@@ -10,7 +10,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
+from serving_processes import environment, free_port, server
 
 from training.run import main as train
 
@@ -20,8 +22,8 @@ for name, value in {
     "HF_HUB_OFFLINE": "1", "BENTOML_DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "IMMNEWS_THREADS": "2",
 }.items():  # fmt: skip
     os.environ[name] = value
-for name in ("IMMNEWS_API_TOKEN", "IMMNEWS_NEWS_DIR", "IMMNEWS_NEWS_URL"):
-    os.environ.pop(name, None)
+for name in ("API_TOKEN", "NEWS_DIR", "NEWS_URL", "FEEDBACK_URL", "ALLOWED_HOSTS"):
+    os.environ.pop(f"IMMNEWS_{name}", None)
 # Its own folder: what a developer has hydrated changes what the corpora hold.
 _cache = tempfile.TemporaryDirectory(prefix="immigration-news-tests-")
 os.environ["IMMNEWS_CACHE"] = _cache.name
@@ -124,3 +126,24 @@ def history(stores: Path) -> Champion:
         assert code == 0, said
         printed.append(said)
     return Champion(folder, "2", "\n".join(printed))
+
+
+@pytest.fixture(scope="session")
+def served_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server of `served` keeps its log and its corrections (`feedback.db`)."""
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="session")
+def served(champion: Champion, served_folder: Path) -> Iterator[httpx.Client]:
+    """`make serve` with the champion."""
+    port = free_port()
+    variables = environment(
+        MLFLOW_TRACKING_URI=champion.uri,
+        BENTOML_HOME=str(served_folder / "bentoml"),
+        IMMNEWS_FEEDBACK_URL=f"sqlite:///{served_folder}/feedback.db",
+        PYTHONPATH=str(ROOT),
+        PORT=str(port),
+    )
+    with server(["-m", "serving.serve"], port, served_folder, variables) as client:
+        yield client

