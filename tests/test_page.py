@@ -16,6 +16,7 @@ from serving_processes import ROOT, copy_registry, environment, free_port, run, 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-sync --no-first-run"
+PATIENCE = 30_000  # milliseconds
 ATTACK = "<img src=x onerror=\"document.title='taken'\"> migrants <script>document.title='taken'</script>"
 # Characters beyond the basic plane, a formula, quotation marks and markup, each where it could go wrong.
 ARTICLE = "\n\n".join(
@@ -34,6 +35,7 @@ def browser() -> Iterator[Browser]:
     if not CHROMIUM:
         pytest.skip("Chromium is not installed (apt-get install chromium)")
     with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
         yield browser
         browser.close()
@@ -64,7 +66,7 @@ def page(browser: Browser, client: httpx.Client) -> Iterator[Page]:
     """The page, opened; at the end, nothing went to another host, and nothing broke the policy or the script."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(PATIENCE)
     requests, wrong = [], []
     page.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -215,10 +217,8 @@ def test_the_keyboard_is_enough(page: Page) -> None:
         press("ArrowDown")
     expect(page.locator(".passage").nth(3)).to_be_focused()
     expect(page.locator("#panel")).to_contain_text("Passage 4 of 5")
-    press("Tab")
-    press("Tab")
-    press("Enter")
-    press("s")
+    for key in ("Tab", "Tab", "Enter", "s"):
+        press(key)
     with page.expect_response("**/feedback") as waiting:
         press("Enter")
     assert waiting.value.request.post_data_json["stance"] == "supportive"

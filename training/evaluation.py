@@ -150,8 +150,8 @@ def reliability(true: Labels, predicted: Labels, scores: Probabilities) -> list[
     return [(float(confidence[bin_].mean()), float(right[bin_].mean()), int(bin_.sum())) for bin_ in bins]
 
 
-def best_temperature(true: Labels, scores: Probabilities) -> float:
-    """The temperature in [0.05, 20] under which out-of-fold probabilities have the least log loss.
+def best_temperature(true: Labels, scores: Probabilities, weight: npt.NDArray[np.float64] | None = None) -> float:
+    """The temperature in [0.05, 20] under which probabilities of unseen passages have the least (weighted) log loss.
 
     A passage whose label has probability 0 (the fold's fit never saw that label) has it under every temperature, and is
     left out; where none is left, the temperature is 1.
@@ -161,9 +161,11 @@ def best_temperature(true: Labels, scores: Probabilities) -> float:
         return 1.0
     with np.errstate(divide="ignore"):
         logs, label = np.log(scores[possible]), true[possible]
+    weight = np.ones(len(label)) if weight is None else weight[possible]
 
     def loss(log_t: float) -> float:
-        return -float(log_softmax(logs / np.exp(log_t), axis=1)[np.arange(len(label)), label].mean())
+        own = log_softmax(logs / np.exp(log_t), axis=1)[np.arange(len(label)), label]
+        return -float(np.average(own, weights=weight))
 
     low, high = np.log(TEMPERATURES)
     return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded").x))

@@ -19,7 +19,7 @@ from data.codebook import NEUTRAL, OFF_TOPIC, load_codebook
 from data.corpora import load_bundled
 from training import tracking
 from training.cache import EmbeddingCache
-from training.evaluation import Labels, Report, by_document, coverage_threshold, macro_f1, report
+from training.evaluation import Labels, Report, best_temperature, by_document, coverage_threshold, macro_f1, report
 from training.experiment import Candidate, Experiment
 from training.extraction import Extractor, Texts
 from training.figures import Predictions
@@ -27,11 +27,12 @@ from training.held_out import NewsReport, held_out_texts, news_report
 from training.model.heads import Probabilities
 from training.model.reader import choose_labels
 from training.packaging import save_files, size_of
-from training.search import Found, grouped_folds, search
+from training.search import HEADS, Found, grouped_folds, search
 from training.transfer import transfer
 from training.words import strongest_words
 
 CACHE = "embeddings.sqlite"  # in the folder IMMNEWS_CACHE
+CALIBRATING = 400  # passages that a validation split must hold to calibrate a model
 TIMED = 128  # passages of the bundled corpus, read from their text to measure the scoring rate
 
 
@@ -88,6 +89,7 @@ class Trainer:
             features = pipeline["weigh"].fit_transform(rows)
             pipeline["heads"].fit(features, train.y, sample_weight=weight)
             mlflow.log_metric("cost/fit_seconds", time.perf_counter() - started)
+            self._calibrate(pipeline, validation)
             self._log_cost(pipeline)
 
             out_of_fold, _ = self.evaluate(train, [found.scores["topic"], found.scores["stance"]])
@@ -166,9 +168,25 @@ class Trainer:
                     out[f"cross_validation/{called}/{head}/macro_f1"] = float(macro_f1(confusion)[0])
         return out
 
+    def _calibrate(self, pipeline: Pipeline, validation: Part) -> None:
+        """Temperatures by the validation split, where it is large enough: out of fold, an encoder that was taught by
+        labels of the training split makes the heads look surer than they may be."""
+        if len(validation.texts) < CALIBRATING:
+            return
+        pipeline.set_params(heads__topic_temperature=1.0, heads__stance_temperature=1.0)
+        weight = self._weight(validation)
+        for column, (head, scores) in enumerate(zip(HEADS, self.scores(pipeline, validation.texts), strict=True)):
+            temperature = best_temperature(validation.y[:, column], scores, weight)
+            pipeline.set_params(**{f"heads__{head}_temperature": temperature})
+            mlflow.log_metric(f"calibration/{head}_temperature", temperature)
+
     def threshold(self, trained: Trained) -> float:
-        """The topic confidence under which the model abstains, from out-of-fold predictions."""
-        scores, true = trained.found.scores["topic"], trained.part.y[:, 0]
+        """The topic confidence under which the model abstains, from the split that calibrated it."""
+        validation = self.readable(trained.pipeline, self.parts["validation"])
+        if len(validation.texts) < CALIBRATING:
+            scores, true = trained.found.scores["topic"], trained.part.y[:, 0]
+        else:
+            scores, true = self.scores(trained.pipeline, validation.texts)[0], validation.y[:, 0]
         return coverage_threshold(scores.argmax(axis=1) == true, scores.max(axis=1), self.experiment.precision)
 
     def _log_cost(self, pipeline: Pipeline) -> None:
