@@ -13,6 +13,7 @@ from data.passages import InvalidPassages, Problem
 from data.splits import SPLITS, split_of
 
 BUNDLED = Path(__file__).parent / "corpus" / "passages.jsonl"
+CONTRAST = Path(__file__).parent / "corpus" / "contrast.jsonl"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Corpus:
 
 CORPORA: dict[str, Corpus] = {
     "bundled": Corpus("bundled", partial(read_passages, BUNDLED, "bundled")),
+    # Sets of passages in nearly the same words with opposite stances: for probing, in no experiment that ships.
+    "contrast": Corpus("contrast", partial(read_passages, CONTRAST, "contrast")),
     "news": Corpus("news", partial(load_news, "train"), news_split),
     "world": Corpus("world", partial(load_news, "world"), always_train),
 }

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from serving.bundle import REFUSALS, ROOT, SERVICE, import_champion
-from serving.corrections import corrections_url, open_store
-from serving.database import BadUrl
+from serving.corrections import corrections_url
+from serving.database import BadUrl, open_engine
 
 DEFAULT_PORT = "3000"
 DEFAULT_HOST = "127.0.0.1"
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     port = parser.parse_args(arguments).port
     try:
         host = listening_address(os.environ.get("IMMNEWS_HOST") or DEFAULT_HOST, port)
-        open_store(corrections_url())
+        open_engine(corrections_url())
         model = import_champion()
     except (CannotListen, BadUrl, *REFUSALS) as error:
         print(f"error: {error}", file=sys.stderr)

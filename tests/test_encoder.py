@@ -339,7 +339,7 @@ def graph_without_token_states() -> bytes:
     [
         ("model.onnx", lambda _: b"not a graph", "model.onnx is not an ONNX model that can be run"),
         ("model.onnx", lambda old: old[:1_000_000], "model.onnx is not an ONNX model that can be run"),
-        ("model.onnx", lambda old: old.replace(b"token_type_ids", b"picture_pixels"), "picture_pixels.*wanted"),
+        ("model.onnx", lambda old: old.replace(b"attention_mask", b"picture_pixels"), "picture_pixels.*wanted"),
         ("model.onnx", lambda _: graph_without_token_states(), "gives .*wanted is .* token states"),
         ("tokenizer.json", lambda _: b"{}", "tokenizer.json is not a Hugging Face tokenizer"),
     ],

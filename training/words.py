@@ -62,7 +62,8 @@ def _named_columns(pipeline: Pipeline, texts: Sequence[str]) -> dict[int, str]:
             analyse = extractor.build_analyzer()
             terms = [term for term, _ in Counter(term for text in texts for term in analyse(text)).most_common()]
             position = {column: at for at, column in enumerate(seen)}
-            for term, column in zip(terms, extractor.transform(terms).indices, strict=True):
-                named.setdefault(start + position[column], term)
+            for term, row in zip(terms, extractor.transform(terms), strict=True):
+                if row.nnz == 1:  # "mexico" of New Mexico, by itself, is hidden behind other words
+                    named.setdefault(start + position[row.indices[0]], term)
         start += len(seen)
     return named

@@ -17,7 +17,7 @@ HEADERS = {
     "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # asked again each time, answered 304 where nothing changed
+    "Cache-Control": "no-cache",  # a new version of the service brings its page along at once
 }
 
 
