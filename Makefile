@@ -51,7 +51,7 @@ features: .venv/installed  ## the features of the annotated news anew, from the 
 	@touch $@
 
 encoder: .venv-finetune/installed  ## the encoder anew, from the texts that `make data` fetched and the articles: [OUTPUT=encoder]
-	@.venv-finetune/bin/python -m training.distil $(or $(OUTPUT),encoder)
+	@.venv-finetune/bin/python -m training.distil $(or $(OUTPUT),encoder) $(if $(LIMIT),--limit $(LIMIT))
 
 compare: .venv/installed  ## the leaderboard of the latest experiment
 	@$(PY) -m training.leaderboard

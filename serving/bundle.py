@@ -21,7 +21,7 @@ from serving import manifest, openapi, registry
 ROOT = Path(__file__).resolve().parents[1]
 SERVICE = "serving.service:ImmigrationNews"
 # Modules that need a registry or a checkout; a bento has neither.
-CHECKOUT_ONLY = ["serving/bundle.py", "serving/registry.py", "serving/serve.py", "**/__pycache__/"]
+CHECKOUT_ONLY = ["serving/bundle.py", "serving/registry.py", "serving/serve.py", "**/__pycache__/", ".venv*/"]
 # What the service imports besides what the model brings along.
 SERVICE_PACKAGES = [f"{name}=={version(name)}" for name in ("lxml", "sentencex", "sqlalchemy", "trafilatura")]
 REFUSALS = (registry.NoChampion, manifest.ChangedModel)

@@ -187,6 +187,14 @@ def test_without_the_token_every_route_is_closed(client: httpx.Client, path: str
     assert response.json().keys() == {"error"} and response.headers["www-authenticate"] == "Bearer"
 
 
+def test_a_browser_gives_the_token_as_a_password(client: httpx.Client) -> None:
+    asked = client.get("/")
+    assert asked.status_code == 401 and asked.headers["www-authenticate"].startswith("Basic ")
+    assert client.get("/", auth=("anyone", TOKEN)).status_code == 200
+    assert client.get("/codebook", auth=("anyone", TOKEN)).status_code == 200
+    assert client.get("/", auth=("anyone", "wrong")).status_code == 401
+
+
 def test_health_needs_no_token(client: httpx.Client) -> None:
     assert [client.get(path).status_code for path in ("/livez", "/readyz")] == [200, 200]
 

@@ -62,7 +62,7 @@ class Recipe:
 
 
 TEACHER = Recipe(epochs=1.7, batch=16, rate=5e-5, head_rate=1e-3, frozen=4, max_tokens=128, weighs_rare=True)
-STUDENT = Recipe(epochs=6, batch=32, rate=2e-4, head_rate=2e-3, frozen=0, max_tokens=192, weighs_rare=False)
+STUDENT = Recipe(epochs=5, batch=32, rate=2e-4, head_rate=2e-3, frozen=0, max_tokens=192, weighs_rare=False)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ DIGEST = hashlib.sha256(" ".join([*NATIONS, "|", *COUNTRIES, "|", *FAITHS]).enco
 
 def _words() -> dict[str, str]:
     """What stands for each name of one word, in lower case, and for its plural."""
-    hidden = {}
+    hidden: dict[str, str] = {}
     for names, one, several in (
         (COUNTRIES, "that country", "that country"),
         (NATIONS, "foreign", "foreigners"),
