@@ -32,7 +32,7 @@ BODIES = {route.path: route.request for route in openapi.ROUTES if route.request
 # A character beyond the basic plane is 12 bytes in escaped JSON (a surrogate pair) and 4 in UTF-8: the largest valid
 # request is 512 x (12 x 10,000 + quotes, comma, indentation), 61.5 MB.
 MAX_BODY = 64 * 2**20
-BODY_SECONDS = 60.0
+BODY_SECONDS, SILENT_SECONDS = 60.0, 8.0  # for the whole body, and between two pieces of it
 IN_MEMORY = 2**20
 RETRY_SECONDS = 1
 
@@ -180,7 +180,8 @@ async def read_body(headers: Headers, receive: Receive) -> bytes:
         async with asyncio.timeout(BODY_SECONDS):
             with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
                 while True:
-                    message = await receive()
+                    async with asyncio.timeout(SILENT_SECONDS):
+                        message = await receive()
                     if message["type"] == "http.disconnect":
                         raise Disconnected
                     spool.write(message.get("body", b""))
@@ -190,7 +191,7 @@ async def read_body(headers: Headers, receive: Receive) -> bytes:
                         spool.seek(0)
                         return spool.read()
     except TimeoutError:
-        late = f"the body did not arrive within {BODY_SECONDS:g} seconds"
+        late = f"the body did not arrive within {BODY_SECONDS:g} seconds, or stopped for {SILENT_SECONDS:g}"
         raise Refused(HTTPStatus.REQUEST_TIMEOUT, late, {"Connection": "close"}) from None
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import bentoml
 from _bentoml_sdk import Service  # type: ignore[import-untyped]  # BentoML's public modules do not name it
-from bentoml.exceptions import BadInput
 from bentoml.images import Image
 from bentoml.mlflow import MLFLOW_MODEL_FOLDER
 from pydantic import BaseModel
@@ -28,6 +27,7 @@ from serving.schema import (
     ClassifyAnswer,
     ClassifyRequest,
     Codebook,
+    Error,
     Explanation,
     Label,
     Mark,
@@ -118,18 +118,20 @@ class ImmigrationNews:
         self.served = Served.model_validate(self.model)
         self.corrections = open_store(corrections_url())
 
-    @bentoml.api(input_spec=ClassifyRequest)  # type: ignore[untyped-decorator]
-    def classify(self, passages: list[str], ctx: bentoml.Context) -> ClassifyAnswer:
+    @bentoml.api(input_spec=ClassifyRequest, output_spec=ClassifyAnswer)  # type: ignore[untyped-decorator]
+    def classify(self, passages: list[str], ctx: bentoml.Context) -> ClassifyAnswer | Error:
         """Topic and stance of each passage, in order."""
+        if refusal := _refusal(len(passages), ctx):
+            return refusal
         readings = [Reading(**reading) for reading in self._readings(passages, _explains(ctx))]
         return ClassifyAnswer(readings=readings, model=self.served)
 
-    @bentoml.api(input_spec=ReadRequest)  # type: ignore[untyped-decorator]
-    def read(self, article: str, title: str | None, ctx: bentoml.Context) -> ReadAnswer:
+    @bentoml.api(input_spec=ReadRequest, output_spec=ReadAnswer)  # type: ignore[untyped-decorator]
+    def read(self, article: str, title: str | None, ctx: bentoml.Context) -> ReadAnswer | Error:
         """The article's passages, each read on its own: the title is no part of any, and sways none."""
         text, spans = cut(article)
-        if len(spans) > MAX_CUT:
-            raise BadInput(f"article: it has {len(spans):,} passages, at most {MAX_CUT:,} are read; send it in parts")
+        if refusal := _refusal(len(spans), ctx):
+            return refusal
         passages = [text[start:end] for start, end in spans]
         read = [
             ReadPassage(text=passage, start=start, end=end, **reading)
@@ -145,9 +147,6 @@ class ImmigrationNews:
 
     def _readings(self, passages: list[str], explained: bool) -> list[dict[str, Any]]:
         """The fields of a reading for each passage."""
-        if explained and len(passages) > MAX_EXPLAINED:
-            remedy = f"at most {MAX_EXPLAINED} are explained at once; explain them in parts, or leave it out"
-            raise BadInput(f"explain: there are {len(passages)} passages; {remedy}")
         different = list(dict.fromkeys(passages))
         read = self.reader.read(different)
         rows = zip(read.topic, read.topic_scores, read.stance, read.stance_scores, read.abstained.tolist(), strict=True)
@@ -166,6 +165,19 @@ class ImmigrationNews:
         on_topic = topic_label.label != OFF_TOPIC
         stance_label = _label(stance, stance_scores, self.stances) if on_topic else None
         return {"topic": topic_label, "stance": stance_label, "abstained": abstained}
+
+
+def _refusal(passages: int, ctx: bentoml.Context) -> Error | None:
+    """A 400 where there are too many passages; what is raised would leave a traceback in the log."""
+    if passages > MAX_CUT:
+        error = f"article: it has {passages:,} passages, at most {MAX_CUT:,} are read; send it in parts"
+    elif passages > MAX_EXPLAINED and _explains(ctx):
+        remedy = f"at most {MAX_EXPLAINED} are explained at once; explain them in parts, or leave it out"
+        error = f"explain: there are {passages} passages; {remedy}"
+    else:
+        return None
+    ctx.response.status_code = 400
+    return Error(error=error)
 
 
 def _explains(ctx: bentoml.Context) -> bool:

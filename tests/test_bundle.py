@@ -152,7 +152,12 @@ def bento(champion: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(bento: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """`bentoml serve` of the bento, from an empty folder, with a token; neither checkout, registry nor network."""
     port = free_port()
-    variables = environment(BENTOML_HOME=str(bento), IMMNEWS_API_TOKEN=TOKEN, **NO_NETWORK)
+    variables = environment(
+        BENTOML_HOME=str(bento),
+        IMMNEWS_FEEDBACK_URL=f"sqlite:///{bento}/feedback.db",
+        IMMNEWS_API_TOKEN=TOKEN,
+        **NO_NETWORK,
+    )
     command = ["-m", "bentoml", "serve", "immigration-news:latest", "--host", "127.0.0.1", "--port", str(port)]
     with server(command, port, tmp_path_factory.mktemp("empty"), variables) as client:
         yield client

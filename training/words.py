@@ -63,7 +63,8 @@ def _named_columns(pipeline: Pipeline, texts: Sequence[str]) -> dict[int, str]:
             terms = [term for term, _ in Counter(term for text in texts for term in analyse(text)).most_common()]
             position = {column: at for at, column in enumerate(seen)}
             for term, row in zip(terms, extractor.transform(terms), strict=True):
-                if row.nnz == 1:  # "mexico" of New Mexico, by itself, is hidden behind other words
-                    named.setdefault(start + position[row.indices[0]], term)
+                at = position.get(row.indices[0]) if row.nnz == 1 else None
+                if at is not None:  # "mexico" of New Mexico, by itself, is hidden behind other words
+                    named.setdefault(start + at, term)
         start += len(seen)
     return named
