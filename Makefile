@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help data encoder features train test lint ui compare serve feedback bento image rollback ledger lock
+.PHONY: help data encoder features train test slow lint ui compare serve feedback bento image rollback ledger lock
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,8 +27,11 @@ help:  ## this list
 train: .venv/installed  ## train, compare and promote: [EXPERIMENT=experiments/default.toml]
 	@$(PY) -m training.run $(EXPERIMENT)
 
-test: .venv/installed  ## the whole test suite
-	@$(PY) -m pytest
+test: .venv/installed  ## the test suite, but for what is slow
+	@$(PY) -m pytest -m "not slow"
+
+slow: .venv/installed  ## the slow tests: a thousand made-up requests, kill -9 under load
+	@$(PY) -m pytest -m slow
 
 lint: .venv/installed  ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

@@ -33,6 +33,7 @@ def stored(database: Path) -> list[str]:
         return [key for (key,) in store.execute("SELECT key FROM corrections")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the service's processes in /proc")
 def test_kill_9_loses_no_acknowledged_correction_and_doubles_none(champion: Champion, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/feedback.db"

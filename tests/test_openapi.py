@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import status_code_conformance as documen
 from serving import openapi
 
 CHECKS: list[Any] = [not_a_server_error, documented_status, content_type_conformance, response_schema_conformance]
-EXAMPLES = 350  # of each route with a body; the others take nothing that could vary
+WITH_BODY = [route for route in openapi.ROUTES if route.request]
 
 
 @pytest.fixture(scope="module")
@@ -22,17 +22,24 @@ def operations(served: httpx.Client) -> dict[str, Any]:
     return {found.ok().path: found.ok() for found in schema.get_all_operations()}
 
 
-@pytest.mark.parametrize("route", openapi.ROUTES, ids=lambda route: route.path)
-def test_every_answer_is_one_that_is_described(operations: dict[str, Any], route: openapi.Route) -> None:
-    @settings(
-        max_examples=EXAMPLES if route.request else 5, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    @given(case=operations[route.path].as_strategy())
+def hold_to_description(operation: Any, examples: int) -> None:
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy())
     def hold(case: Any) -> None:
         case.call_and_validate(checks=CHECKS)
 
     hold()
+
+
+@pytest.mark.parametrize("route", openapi.ROUTES, ids=lambda route: route.path)
+def test_every_answer_is_one_that_is_described(operations: dict[str, Any], route: openapi.Route) -> None:
+    hold_to_description(operations[route.path], 30 if route.request else 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", WITH_BODY, ids=lambda route: route.path)
+def test_so_is_every_one_of_a_thousand(operations: dict[str, Any], route: openapi.Route) -> None:
+    hold_to_description(operations[route.path], 350)
 
 
 def test_no_route_is_left_out(operations: dict[str, Any]) -> None:

@@ -103,7 +103,8 @@ def test_learning_beats_the_floor_and_sentences_beat_words_alone(runs: dict[str,
 
 def test_figures_and_tables_lie_with_the_run(champion: Champion, runs: dict[str, Run]) -> None:
     folder = artifacts(champion, runs["unigrams"])
-    for name in ("confusion.png", "reliability.png", "precision_recall.png", "stance_by_leaning.png"):
+    drawn = ("confusion.png", "reliability.png", "coverage.png", "precision_recall.png")
+    for name in (*drawn, *(f"news_dev/{file}" for file in drawn), "stance_by_leaning.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG"), name
     misread = pd.read_json(folder / "misread.json", orient="split")
     assert ((misread.topic != misread.topic_predicted) | (misread.stance != misread.stance_predicted)).all()

@@ -13,6 +13,7 @@ from data.codebook import load_codebook
 from data.news import annotations
 from training.evaluation import Interval, Labels, Report, accuracy, by_document, interval, macro_f1, report, resample
 from training.extraction import Texts
+from training.figures import Predictions
 from training.model.heads import Probabilities
 
 SMALLEST = 20  # passages that a slice must hold to be reported
@@ -27,14 +28,15 @@ SLICES: dict[str, Callable[[Mapping[str, Any]], object]] = {
 
 @dataclass(frozen=True)
 class NewsReport:
-    """Figures on passages that no candidate was trained or chosen on.
+    """Figures on passages that no candidate was trained, searched or calibrated on.
 
-    `reports` holds topic and stance of the passages on which both annotators agree; `acceptable_topic` counts a topic
-    that either annotator gave as first or second, on all passages; `external` is the share right of the human-labelled
-    passages, all of which are supportive or restrictive, by source and over all (`all`).
+    `reports` and `predictions` hold topic and stance of the passages on which both annotators agree; `acceptable_topic`
+    counts a topic that either annotator gave as first or second, on all passages; `external` is the share right of the
+    human-labelled passages, all of which are supportive or restrictive, by source and over all (`all`).
     """
 
     reports: dict[str, Report]
+    predictions: dict[str, Predictions]
     acceptable_topic: Interval
     external: dict[str, Interval]
     slices: pd.DataFrame
@@ -88,19 +90,21 @@ def news_report(
     """
     rows, book = annotations("dev"), load_codebook()
     documents = [row["document"] for row in rows]
-    reports, tables = {}, []
+    reports, predictions, tables = {}, {}, []
     for column, (head, known) in enumerate(book.names.items()):
         true = np.array([known.index(row[head]) for row in rows])
         agreed = np.array([row[f"{head}_agreed"] for row in rows])
         kept = np.flatnonzero(agreed)
         of_kept = [documents[at] for at in kept]
-        reports[head] = report(true[kept], labels[column][kept], scores[column][kept], of_kept, known, resamples, seed)
+        p = predictions[head] = Predictions(true[kept], labels[column][kept], scores[column][kept], known)
+        reports[head] = report(p.true, p.predicted, p.scores, of_kept, known, resamples, seed)
         tables.append(_slices(head, rows, true, labels[column], agreed, len(known)))
     acceptable = np.array(
         [book.topic_names[topic] in _acceptable(row) for topic, row in zip(labels[0], rows, strict=True)]
     )
     return NewsReport(
         reports,
+        predictions,
         _share(acceptable, documents, resamples, seed),
         _external(external_stance, book.stance_names, resamples, seed),
         pd.concat(tables, ignore_index=True),

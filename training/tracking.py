@@ -74,6 +74,8 @@ def log_reports(name: str, reports: Mapping[str, Report]) -> None:
 def log_news(news: NewsReport) -> None:
     """Figures on held-out real news, their slices as a table, and the predicted stance by leaning."""
     mlflow.log_metrics(news.metrics())
+    for file, figure in all_figures(news.predictions).items():
+        mlflow.log_figure(figure, f"news_dev/{file}", save_kwargs={"dpi": 80})
     mlflow.log_table(news.slices, "news_slices.json")
     mlflow.log_figure(news.figure(), "stance_by_leaning.png", save_kwargs={"dpi": 80})
 
