@@ -87,9 +87,10 @@ def _exact(extractor: Any, weigher: Pipeline, text: str, phrases: Spans, weights
     weighed = sp.csr_matrix(_weigh(weigher, raw))
     hashed = weigher["seen"].get_support(indices=True)[weighed.indices]
     count = raw[0, hashed].toarray()
-    each = sp.csr_matrix((raw.shape[1], weights.shape[1])).tolil()
-    each[hashed] = (weighed.data[:, None] * weights[weighed.indices]) / count.T
-    return np.asarray((extractor.transform([text[start:end] for start, end in phrases]) @ each.tocsr()).todense())
+    values, heads = (weighed.data[:, None] * weights[weighed.indices]) / count.T, weights.shape[1]
+    where = np.repeat(hashed, heads), np.tile(np.arange(heads), len(hashed))
+    each = sp.csr_matrix((values.ravel(), where), shape=(raw.shape[1], heads))
+    return np.asarray((extractor.transform([text[start:end] for start, end in phrases]) @ each).todense())
 
 
 def _without(extractor: Any, weigher: Pipeline, text: str, phrases: Spans, weights: Weights) -> Weights:
