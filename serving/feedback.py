@@ -22,9 +22,8 @@ from starlette.responses import JSONResponse
 from serving.corrections import Correction, KeyTaken, Unavailable, corrections_url, open_store
 from serving.database import CONNECTIONS, BadUrl
 from serving.parsing import BadBody, parse
-from serving.schema import MAX_CHARACTERS, Passage, Reading
+from serving.schema import MAX_CHARACTERS, OFF_TOPIC, Passage, Reading
 
-OFF_TOPIC = "off_topic"
 NEUTRAL = "neutral"  # the stance that a corpus gives to what is off topic
 MAX_NOTE = 2_000
 MAX_READING = 10_000

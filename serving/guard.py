@@ -25,7 +25,7 @@ from serving.schema import MAX_CHARACTERS, MAX_PASSAGES
 METHODS: dict[str, tuple[str, ...]] = {
     route.path: ("POST",) if route.request else ("GET", "HEAD") for route in openapi.ROUTES
 }
-EXPLAIN = {route.path for route in openapi.ROUTES if route.explains}
+EXPLAIN = {route.path for route in openapi.ROUTES if openapi.EXPLAIN in route.parameters}
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]", "::1"}
 BODIES = {route.path: route.request for route in openapi.ROUTES if route.request}
 

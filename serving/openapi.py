@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serving.feedback import FeedbackAnswer, FeedbackRequest
+from serving.feedback import MAX_KEY, FeedbackAnswer, FeedbackRequest
 from serving.page import ASSETS
 from serving.schema import (
     MAX_EXPLAINED,
@@ -19,6 +19,19 @@ from serving.schema import (
     ReadRequest,
 )
 
+EXPLAIN = {
+    "name": "explain",
+    "in": "query",
+    "description": f"whether each reading names the phrases that moved it; at most {MAX_EXPLAINED} passages",
+    "schema": {"type": "boolean", "default": False},
+}
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "makes it safe to send a correction again: the same key is stored once",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[ -~]+$"},
+}
+
 
 class Route(NamedTuple):
     """One path; with a request body its method is POST, otherwise GET."""
@@ -27,13 +40,21 @@ class Route(NamedTuple):
     summary: str
     answer: type[BaseModel] | None = None
     request: type[BaseModel] | None = None
-    explains: bool = False  # whether it takes `?explain=true`
+    parameters: tuple[dict[str, Any], ...] = ()
+    errors: tuple[int, ...] = ()  # besides those of all routes of its kind
 
 
 ROUTES = [
-    Route("/classify", "Topic and stance of passages", ClassifyAnswer, ClassifyRequest, explains=True),
-    Route("/read", "An article cut into passages, each read", ReadAnswer, ReadRequest, explains=True),
-    Route("/feedback", "A correction, kept before it is acknowledged", FeedbackAnswer, FeedbackRequest),
+    Route("/classify", "Topic and stance of passages", ClassifyAnswer, ClassifyRequest, (EXPLAIN,)),
+    Route("/read", "An article cut into passages, each read", ReadAnswer, ReadRequest, (EXPLAIN,)),
+    Route(
+        "/feedback",
+        "A correction, kept before it is acknowledged",
+        FeedbackAnswer,
+        FeedbackRequest,
+        (IDEMPOTENCY_KEY,),
+        (409,),
+    ),
     Route("/codebook", "The labels, what they mean and how to choose between them", Codebook),
     Route("/model", "What is served: versions, digests, measured quality", Model),
     *(Route(path, "The page for people: " + name) for path, (name, _) in ASSETS.items()),
@@ -77,8 +98,7 @@ def describe(version: str) -> Document:
 
 
 def _operation(route: Route) -> dict[str, Any]:
-    errors = BODY_ERRORS if route.request else ()
-    errors += (409,) if route.path == "/feedback" else ()
+    errors = (BODY_ERRORS if route.request else ()) + route.errors
     errors += () if route.path in OPEN else (401, 421, *ALWAYS_ERRORS)
     operation: dict[str, Any] = {
         "summary": route.summary,
@@ -91,16 +111,8 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.path not in OPEN:
         # An empty requirement beside it: the token is asked for only where one is set.
         operation["security"] = [{}, {"token": []}]
-    if route.explains:
-        description = f"whether each reading names the phrases that moved it; at most {MAX_EXPLAINED} passages"
-        schema = {"type": "boolean", "default": False}
-        operation["parameters"] = [{"name": "explain", "in": "query", "description": description, "schema": schema}]
-    if route.path == "/feedback":
-        schema = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[ -~]+$"}
-        description = "makes it safe to send a correction again: the same key is stored once"
-        operation["parameters"] = [
-            {"name": "Idempotency-Key", "in": "header", "description": description, "schema": schema}
-        ]
+    if route.parameters:
+        operation["parameters"] = list(route.parameters)
     if route.request:
         operation["requestBody"] = {"required": True, **_json(route.request)}
     return operation

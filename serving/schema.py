@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.summary import Summary
 
+OFF_TOPIC = "off_topic"
 MAX_PASSAGES = 512
 MAX_CHARACTERS = 10_000
 MAX_ARTICLE = 200_000

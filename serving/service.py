@@ -24,6 +24,7 @@ from serving.page import Page
 from serving.schema import (
     MAX_CUT,
     MAX_EXPLAINED,
+    OFF_TOPIC,
     ClassifyAnswer,
     ClassifyRequest,
     Codebook,
@@ -37,11 +38,10 @@ from serving.schema import (
     ReadPassage,
     ReadRequest,
     Served,
-)  # fmt: skip
+)
 from serving.summary import summarise
 
 NAME = "immigration-news"
-OFF_TOPIC = "off_topic"
 # Beyond this many requests at once the next is told to come back (429); within it, each waits its turn.
 CONCURRENT = 128
 # The largest valid request (512 passages of 10,000 characters) took 43 s on two busy cores.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving_processes import environment, free_port, server
+from serving_processes import serving_champion
 
 from training.run import main as train
 
@@ -46,6 +46,7 @@ class Store:
             "MLFLOW_TRACKING_URI": self.uri,
             "IMMNEWS_CACHE": str(self.folder.parent / "cache"),
             "BENTOML_HOME": str(self.folder / "bentoml"),
+            "IMMNEWS_FEEDBACK_URL": f"sqlite:///{self.folder}/feedback.db",
         }
         return {**os.environ, **own}
 
@@ -137,13 +138,5 @@ def served_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def served(champion: Champion, served_folder: Path) -> Iterator[httpx.Client]:
     """`make serve` with the champion."""
-    port = free_port()
-    variables = environment(
-        MLFLOW_TRACKING_URI=champion.uri,
-        BENTOML_HOME=str(served_folder / "bentoml"),
-        IMMNEWS_FEEDBACK_URL=f"sqlite:///{served_folder}/feedback.db",
-        PYTHONPATH=str(ROOT),
-        PORT=str(port),
-    )
-    with server(["-m", "serving.serve"], port, served_folder, variables) as client:
+    with serving_champion(champion.uri, served_folder) as client:
         yield client

@@ -69,6 +69,21 @@ def free_port() -> int:
 
 
 @contextmanager
+def serving_champion(uri: str, folder: Path) -> Iterator[httpx.Client]:
+    """`make serve` over a registry; its log, BentoML's store and the corrections (`feedback.db`) lie in the folder."""
+    port = free_port()
+    variables = environment(
+        MLFLOW_TRACKING_URI=uri,
+        BENTOML_HOME=str(folder / "bentoml"),
+        IMMNEWS_FEEDBACK_URL=f"sqlite:///{folder}/feedback.db",
+        PYTHONPATH=str(ROOT),
+        PORT=str(port),
+    )
+    with server(["-m", "serving.serve"], port, folder, variables) as client:
+        yield client
+
+
+@contextmanager
 def server(arguments: Sequence[str], port: int, cwd: Path, variables: Mapping[str, str]) -> Iterator[httpx.Client]:
     """Start a server, wait until it is ready, and stop it by its process id. Its log is `server.log` in `cwd`."""
     with (cwd / "server.log").open("w") as log:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import ROOT, Champion
-from serving_processes import environment, free_port, server
+from conftest import Champion
+from serving_processes import serving_champion
 
 POSTS, BEFORE_THE_KILL = 1_000, 250
 
@@ -38,12 +38,6 @@ def stored(database: Path) -> list[str]:
 def test_kill_9_loses_no_acknowledged_correction_and_doubles_none(champion: Champion, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/feedback.db"
 
-    def variables(port: int) -> dict[str, str]:
-        return environment(
-            MLFLOW_TRACKING_URI=champion.uri, BENTOML_HOME=str(tmp_path / "bentoml"), IMMNEWS_FEEDBACK_URL=url,
-            PYTHONPATH=str(ROOT), PORT=str(port),
-        )  # fmt: skip
-
     acknowledged: set[str] = set()
 
     def post(client: httpx.Client, number: int) -> int:
@@ -59,13 +53,11 @@ def test_kill_9_loses_no_acknowledged_correction_and_doubles_none(champion: Cham
         return status
 
     with ThreadPoolExecutor(64) as threads:
-        port = free_port()
-        with server(["-m", "serving.serve"], port, tmp_path, variables(port)) as client:
+        with serving_champion(champion.uri, tmp_path) as client:
             statuses = list(threads.map(lambda number: post(client, number), range(POSTS)))
         assert BEFORE_THE_KILL <= len(acknowledged) < POSTS and 0 in statuses
         kept = stored(tmp_path / "feedback.db")
         assert len(kept) == len(set(kept)) and acknowledged <= set(kept)
-        port = free_port()
-        with server(["-m", "serving.serve"], port, tmp_path, variables(port)) as client:
+        with serving_champion(champion.uri, tmp_path) as client:
             assert set(threads.map(lambda number: post(client, number), range(POSTS))) == {200}
     assert sorted(stored(tmp_path / "feedback.db")) == sorted(f"key-{number}" for number in range(POSTS))

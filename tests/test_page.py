@@ -12,7 +12,7 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Download, Page, expect, sync_playwright
-from serving_processes import ROOT, copy_registry, environment, free_port, run, server
+from serving_processes import run, serving_champion
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-sync --no-first-run"
@@ -49,15 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(browser: Browser, champion: Any, folder: Path) -> Iterator[httpx.Client]:
     """The service; after the browser, so that nothing is started in vain where there is none."""
-    port, registry = free_port(), copy_registry(champion.uri, folder)
-    variables = environment(
-        MLFLOW_TRACKING_URI=registry.uri,
-        BENTOML_HOME=str(folder / "bentoml"),
-        IMMNEWS_FEEDBACK_URL=f"sqlite:///{folder}/corrections.db",
-        PYTHONPATH=str(ROOT),
-        PORT=str(port),
-    )
-    with server(["-m", "serving.serve"], port, folder, variables) as client:
+    with serving_champion(champion.uri, folder) as client:
         yield client
 
 
@@ -156,7 +148,7 @@ def test_a_correction_takes_two_clicks_and_is_stored(page: Page, folder: Path) -
     assert waiting.value.status == 200
     assert waiting.value.request.headers["idempotency-key"]
     expect(row.locator(".state")).to_contain_text("corrected, was")
-    output, url = folder / "corrections.jsonl", f"sqlite:///{folder}/corrections.db"
+    output, url = folder / "corrections.jsonl", f"sqlite:///{folder}/feedback.db"
     done = run(["-m", "serving.feedback", "--output", str(output)], folder, IMMNEWS_FEEDBACK_URL=url)
     assert done.returncode == 0, done.stderr
     kept = [json.loads(line) for line in output.read_text().splitlines()]

@@ -12,7 +12,7 @@ import httpx
 import mlflow
 import pandas as pd
 import pytest
-from serving_processes import copy_registry, environment, free_port, server
+from serving_processes import copy_registry, serving_champion
 
 from serving import guard
 from serving.schema import MAX_CHARACTERS, MAX_PASSAGES
@@ -40,16 +40,10 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(champion: Any, planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """`make serve`, over a registry in which somebody put a module beside the model's own."""
-    folder, port = tmp_path_factory.mktemp("serve"), free_port()
+    folder = tmp_path_factory.mktemp("serve")
     registry = copy_registry(champion.uri, folder)
     (registry.model / "code" / "skops.py").write_text(f"open({str(planted)!r}, 'w')\nraise SystemExit(3)\n")
-    variables = environment(
-        MLFLOW_TRACKING_URI=registry.uri,
-        BENTOML_HOME=str(folder / "bentoml"),
-        PYTHONPATH=str(Path(__file__).parents[1]),
-        PORT=str(port),
-    )
-    with server(["-m", "serving.serve"], port, folder, variables) as client:
+    with serving_champion(registry.uri, folder) as client:
         yield client
 
 

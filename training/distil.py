@@ -7,7 +7,6 @@ take an hour.
 """
 
 import argparse
-import hashlib
 import json
 import random
 import re
@@ -28,9 +27,12 @@ from transformers import AutoModel, AutoTokenizer
 from data.articles import read_articles
 from data.codebook import load_codebook
 from data.corpora import load_corpora
+from data.hydrate import SOURCE
 from data.news import NEAR_DEV, annotations, news_split
+from training.cache import sha1
 from training.export import export
 from training.model.groups import blind
+from training.model.reader import sha256
 
 CORPORA = ("bundled", "news", "world")
 CONFIDENCE = {1: 0.5, 2: 0.8, 3: 1.0}  # how much a label counts, by its annotator's confidence
@@ -125,7 +127,7 @@ def labelled() -> Passages:
 
 def unlabelled() -> list[str]:
     """Passages of the training articles that no one labelled, in the articles' order; each text once."""
-    rows = [row for row in annotations("train") if row["source"] == "article_bias_prediction"]
+    rows = [row for row in annotations("train") if row["source"] == SOURCE]
     known = {row["sha1"] for name in ("train", "world", "dev") for row in annotations(name)}
     kept_out = {row["article"] for row in annotations("dev")}
     kept_out |= {row["article"] for row in rows if news_split(row["document"]) != "train" or row["id"] in NEAR_DEV}
@@ -136,7 +138,7 @@ def unlabelled() -> list[str]:
     found: dict[str, str] = {}
     for name in names:
         for text in answers[name]:  # type: ignore[union-attr]
-            key = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+            key = sha1(text)
             if key not in known and SHORTEST <= len(text.split()) <= LONGEST:
                 found.setdefault(key, text)
     return list(found.values())
@@ -226,7 +228,7 @@ def teacher_folder(scratch: Path) -> Path:
 
 def _checked(folder: Path, name: str) -> Path:
     weights = folder / "model.safetensors"
-    actual = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "none: no such file"
+    actual = sha256(weights) if weights.is_file() else "none: no such file"
     if actual != SHA256[name]:
         raise OSError(f"{weights} has sha256 {actual}, expected {SHA256[name]}; `rm -r .venv-finetune`, `make encoder`")
     return folder

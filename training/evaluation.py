@@ -110,6 +110,11 @@ def by_document(true: Labels, predicted: Labels, documents: Sequence[str], n_lab
     return counts
 
 
+def confusion_matrix(true: Labels, predicted: Labels, n_labels: int) -> npt.NDArray[np.int64]:
+    """Confusion counts of all passages together, (true label, predicted label)."""
+    return np.asarray(by_document(true, predicted, ["all"] * len(true), n_labels).sum(axis=0))
+
+
 def resample(n_documents: int, resamples: int, seed: int) -> npt.NDArray[np.int64]:
     """How often each document is drawn, shape (resamples, documents): draws with replacement."""
     draws = np.random.default_rng(seed).multinomial(n_documents, np.full(n_documents, 1 / n_documents), size=resamples)

@@ -11,7 +11,18 @@ from matplotlib.figure import Figure
 
 from data.codebook import load_codebook
 from data.news import annotations
-from training.evaluation import Interval, Labels, Report, accuracy, by_document, interval, macro_f1, report, resample
+from training.evaluation import (
+    Interval,
+    Labels,
+    Report,
+    accuracy,
+    by_document,
+    confusion_matrix,
+    interval,
+    macro_f1,
+    report,
+    resample,
+)
 from training.extraction import Texts
 from training.figures import Predictions
 from training.model.heads import Probabilities
@@ -144,7 +155,7 @@ def _slices(
         for value in sorted({value for value in values if value is not None}):
             kept = np.flatnonzero((values == value) & agreed)
             if len(kept) >= SMALLEST:
-                confusion = by_document(true[kept], predicted[kept], ["all"] * len(kept), n_labels)[0]
+                confusion = confusion_matrix(true[kept], predicted[kept], n_labels)
                 figures = float(macro_f1(confusion)), float(accuracy(confusion))
                 table.append((head, slice_, value, len(kept), *figures))
     return pd.DataFrame(table, columns=["head", "slice", "value", "passages", "macro_f1", "accuracy"])

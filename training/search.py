@@ -9,7 +9,7 @@ from sklearn.model_selection import ParameterGrid, StratifiedGroupKFold, cross_v
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
-from training.evaluation import best_temperature, by_document, macro_f1
+from training.evaluation import best_temperature, confusion_matrix, macro_f1
 from training.experiment import Candidate, InvalidExperiment
 from training.extraction import Rows
 from training.model.heads import Probabilities, spread, tempered
@@ -110,5 +110,4 @@ def out_of_fold(
 
 
 def _fold_f1(true: npt.NDArray[np.int64], scores: Probabilities) -> float:
-    confusion = by_document(true, scores.argmax(axis=1), ["all"] * len(true), scores.shape[1])
-    return float(macro_f1(confusion)[0])
+    return float(macro_f1(confusion_matrix(true, scores.argmax(axis=1), scores.shape[1])))

@@ -19,7 +19,7 @@ from data.codebook import NEUTRAL, OFF_TOPIC, load_codebook
 from data.corpora import load_bundled
 from training import tracking
 from training.cache import EmbeddingCache
-from training.evaluation import Labels, Report, best_temperature, by_document, coverage_threshold, macro_f1, report
+from training.evaluation import Labels, Report, best_temperature, confusion_matrix, coverage_threshold, macro_f1, report
 from training.experiment import Candidate, Experiment
 from training.extraction import Extractor, Texts
 from training.figures import Predictions
@@ -162,10 +162,9 @@ class Trainer:
             own = np.flatnonzero(corpora == name)
             called = re.sub(r"[^\w.-]", "_", name)  # a path has signs that MLflow does not take
             for column, (head, scores) in enumerate(found.scores.items()):
-                predicted = scores[own].argmax(axis=1)
-                confusion = by_document(part.y[own, column], predicted, ["all"] * len(own), scores.shape[1])
                 if len(own):
-                    out[f"cross_validation/{called}/{head}/macro_f1"] = float(macro_f1(confusion)[0])
+                    confusion = confusion_matrix(part.y[own, column], scores[own].argmax(axis=1), scores.shape[1])
+                    out[f"cross_validation/{called}/{head}/macro_f1"] = float(macro_f1(confusion))
         return out
 
     def _calibrate(self, pipeline: Pipeline, validation: Part) -> None:

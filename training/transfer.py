@@ -12,7 +12,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from data.codebook import load_codebook
 from data.news import annotations
-from training.evaluation import Labels, accuracy, by_document, macro_f1
+from training.evaluation import Labels, accuracy, confusion_matrix, macro_f1
 from training.extraction import Rows
 
 SMALLEST_OUTLET = 100  # passages; an outlet with fewer is not left out by itself
@@ -28,10 +28,8 @@ def left_out(sha1s: Sequence[str], documents: Sequence[str]) -> list[tuple[str, 
     """
     facts = {row["sha1"]: row for name in ("train", "world") for row in annotations(name)}
     rows = [facts.get(sha1, {}) for sha1 in sha1s]
-    outlets, years = (
-        np.array([row.get("outlet") or "" for row in rows]),
-        np.array([row.get("year") or 0 for row in rows]),
-    )
+    outlets = np.array([row.get("outlet") or "" for row in rows])
+    years = np.array([row.get("year") or 0 for row in rows])
     countries = np.array([row.get("country") or "" for row in rows])
     wanted = [
         ("outlet", name, outlets == name) for name, n in Counter(outlets).items() if name and n >= SMALLEST_OUTLET
@@ -39,13 +37,8 @@ def left_out(sha1s: Sequence[str], documents: Sequence[str]) -> list[tuple[str, 
     wanted += [("year", f"from {TURN}", years >= TURN)]
     wanted += [("country", "outside the US", (countries != "") & (countries != "US"))]
     of = np.array(documents)
-    wanted.sort(key=lambda one: one[:2])
-    learned = [~np.isin(of, of[read]) for _, _, read in wanted]
-    return [
-        (kind, name, learn, read)
-        for (kind, name, read), learn in zip(wanted, learned, strict=True)
-        if read.any() and learn.any()
-    ]
+    parts = [(kind, name, ~np.isin(of, of[read]), read) for kind, name, read in wanted]
+    return [part for part in sorted(parts, key=lambda one: one[:2]) if part[2].any() and part[3].any()]
 
 
 def transfer(
@@ -69,10 +62,10 @@ def transfer(
         delayed(_answers)(clone(fitted_part), rows[learn], y[learn], weight[learn], rows[read])
         for _, _, learn, read in parts
     )
-    table = []
+    table, heads = [], load_codebook().names
     for (kind, name, learn, read), answered in zip(parts, answers, strict=True):
-        for column, (head, names) in enumerate(load_codebook().names.items()):
-            confusion = by_document(y[read, column], answered[:, column], ["all"] * int(read.sum()), len(names))[0]
+        for column, (head, names) in enumerate(heads.items()):
+            confusion = confusion_matrix(y[read, column], answered[:, column], len(names))
             figures = float(macro_f1(confusion)), float(accuracy(confusion))
             table.append((head, kind, name, int(read.sum()), int(learn.sum()), *figures))
     columns = ["head", "kind", "left_out", "passages", "learned_from", "macro_f1", "accuracy"]

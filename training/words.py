@@ -9,6 +9,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from training.evaluation import Labels
+from training.model.columns import parts
 
 
 def strongest_words(
@@ -50,21 +51,15 @@ def strongest_words(
 def _named_columns(pipeline: Pipeline, texts: Sequence[str]) -> dict[int, str]:
     """Column of the heads' input → word, for parts that hash whole words."""
     named: dict[int, str] = {}
-    start = 0  # of the part's columns in the heads' input
-    for (_, extractor), (_, weight) in zip(
-        pipeline["extract"].transformer_list, pipeline["weigh"].transformer_list, strict=True
-    ):
-        if "seen" not in weight.named_steps:
-            start += weight["columns"].stop - weight["columns"].start
-            continue
-        seen = weight["seen"].get_support(indices=True)
-        if extractor.analyzer == "word":
+    for extractor, weigher, columns in parts(pipeline):
+        if "seen" in weigher.named_steps and extractor.analyzer == "word":
             analyse = extractor.build_analyzer()
             terms = [term for term, _ in Counter(term for text in texts for term in analyse(text)).most_common()]
-            position = {column: at for at, column in enumerate(seen)}
+            position = {
+                column: at for at, column in enumerate(weigher["seen"].get_support(indices=True), columns.start)
+            }
             for term, row in zip(terms, extractor.transform(terms), strict=True):
                 at = position.get(row.indices[0]) if row.nnz == 1 else None
                 if at is not None:  # "mexico" of New Mexico, by itself, is hidden behind other words
-                    named.setdefault(start + at, term)
-        start += len(seen)
+                    named.setdefault(at, term)
     return named

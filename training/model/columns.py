@@ -1,8 +1,10 @@
 """A slice of the columns of a feature matrix, so that each part of the features can be weighed in its own way."""
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 
@@ -31,3 +33,17 @@ class Columns(TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def parts(pipeline: Pipeline) -> Iterator[tuple[Any, Pipeline, slice]]:
+    """Of each part of a fitted candidate its extractor, its weighting and its columns in what the heads read."""
+    start = 0
+    for (_, extractor), (_, weigher) in zip(
+        pipeline["extract"].transformer_list, pipeline["weigh"].transformer_list, strict=True
+    ):
+        if "seen" in weigher.named_steps:
+            width = int(weigher["seen"].get_support().sum())
+        else:
+            width = weigher["columns"].stop - weigher["columns"].start
+        yield extractor, weigher, slice(start, start + width)
+        start += width

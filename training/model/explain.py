@@ -10,6 +10,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from sklearn.pipeline import Pipeline
 
+from training.model.columns import parts
 from training.model.hashed import BlindHashingVectorizer
 
 WORD = re.compile(r"\w(?:[\w'’-]*\w)?")
@@ -46,13 +47,10 @@ def explain(pipeline: Pipeline, text: str, labels: Sequence[int]) -> list[list[M
         return [[] for _ in labels]
     weights = np.stack([_centred(head, label) for head, label in zip(heads, labels, strict=True)], axis=1)
     weights /= [pipeline["heads"].topic_temperature, pipeline["heads"].stance_temperature]
-    total, start = np.zeros((len(phrases), len(labels))), 0
-    extractors, weighers = pipeline["extract"].transformer_list, pipeline["weigh"].transformer_list
-    for (_, extractor), (_, weigher) in zip(extractors, weighers, strict=True):
-        parted = _exact if _counts_words(extractor) else _without
-        width = _weigh(weigher, extractor.transform([text])).shape[1]
-        total += parted(extractor, weigher, text, phrases, weights[start : start + width])
-        start += width
+    total = np.zeros((len(phrases), len(labels)))
+    for extractor, weigher, columns in parts(pipeline):
+        added = _exact if _counts_words(extractor) else _without
+        total += added(extractor, weigher, text, phrases, weights[columns])
     return [_strongest(column, phrases) for column in total.T]
 
 
