@@ -3,6 +3,7 @@
 import os
 import signal
 import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -39,6 +40,7 @@ def test_kill_9_loses_no_acknowledged_correction_and_doubles_none(champion: Cham
     url = f"sqlite:///{tmp_path}/feedback.db"
 
     acknowledged: set[str] = set()
+    counting = threading.Lock()  # or two threads would find the count reached, and the second no process to kill
 
     def post(client: httpx.Client, number: int) -> int:
         body = {"passage": f"Passage {number} of the night.", "topic": "border", "stance": "neutral"}
@@ -47,8 +49,10 @@ def test_kill_9_loses_no_acknowledged_correction_and_doubles_none(champion: Cham
         except httpx.TransportError:
             return 0
         if status == 200:
-            acknowledged.add(f"key-{number}")
-            if len(acknowledged) == BEFORE_THE_KILL:
+            with counting:
+                acknowledged.add(f"key-{number}")
+                last = len(acknowledged) == BEFORE_THE_KILL
+            if last:
                 assert kill_all_with(f"IMMNEWS_FEEDBACK_URL={url}") >= 2
         return status
 
