@@ -85,11 +85,12 @@ def serving_champion(uri: str, folder: Path) -> Iterator[httpx.Client]:
 
 @contextmanager
 def server(arguments: Sequence[str], port: int, cwd: Path, variables: Mapping[str, str]) -> Iterator[httpx.Client]:
-    """Start a server, wait until it is ready, and stop it by its process id. Its log is `server.log` in `cwd`."""
+    """Start a server, wait until it is ready, and stop it. `server.log` and `server.pid` lie in `cwd`."""
     with (cwd / "server.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, *arguments], cwd=cwd, env=dict(variables), stdout=log, stderr=subprocess.STDOUT
         )
+    (cwd / "server.pid").write_text(str(process.pid))
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
             for _ in range(240):
