@@ -23,7 +23,10 @@ SERVICE = "serving.service:ImmigrationNews"
 # Modules that need a registry or a checkout; a bento has neither.
 CHECKOUT_ONLY = ["serving/bundle.py", "serving/registry.py", "serving/serve.py", "**/__pycache__/", ".venv*/"]
 # What the service imports besides what the model brings along.
-SERVICE_PACKAGES = [f"{name}=={version(name)}" for name in ("lxml", "sentencex", "sqlalchemy", "trafilatura")]
+SERVICE_PACKAGES = [
+    f"{name}=={version(name)}"
+    for name in ("lxml", "prometheus-client", "python-json-logger", "sentencex", "sqlalchemy", "trafilatura", "uvicorn")
+]
 REFUSALS = (registry.NoChampion, manifest.ChangedModel)
 
 

@@ -1,10 +1,13 @@
 """The service: one checked model, loaded once a worker, that answers over HTTP as the contract says."""
 
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import bentoml
+import uvicorn.config
 from _bentoml_sdk import Service  # type: ignore[import-untyped]  # BentoML's public modules do not name it
 from bentoml.images import Image
 from bentoml.mlflow import MLFLOW_MODEL_FOLDER
@@ -15,11 +18,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from serving import manifest, openapi
+from serving import connections, manifest, openapi
 from serving.articles import cut
 from serving.corrections import corrections_url, open_store
+from serving.draining import Draining
 from serving.feedback import feedback
-from serving.guard import Guard
+from serving.guard import METHODS, Guard
+from serving.observation import Observed, Observer, log_as_json
 from serving.page import Page
 from serving.schema import (
     MAX_CUT,
@@ -45,7 +50,13 @@ NAME = "immigration-news"
 # Beyond this many requests at once the next is told to come back (429); within it, each waits its turn.
 CONCURRENT = 128
 # The largest valid request (512 passages of 10,000 characters) took 43 s on two busy cores.
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = int(os.environ.get("IMMNEWS_TIMEOUT_SECONDS") or "120")
+# Between so many passages it is looked whether someone still waits for them.
+AT_ONCE = 16
+
+
+class NoOneWaits(Exception):
+    """The request timed out while it was being read: its thread ends here, and no one sees this."""
 
 
 class Arguments(BaseModel):
@@ -59,7 +70,9 @@ class GuardedService(Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """The guard goes outermost: BentoML puts middleware that it is given inside its own."""
-        return Guard(Page(super().to_asgi(is_main=is_main)))
+        log_as_json()
+        uvicorn.config.HTTP_PROTOCOLS["auto"] = connections.HERE
+        return Draining(Observed(Guard(Page(super().to_asgi(is_main=is_main))), list(METHODS)))
 
     @property
     def openapi_spec(self) -> openapi.Document:
@@ -87,6 +100,7 @@ async def model(_: Request) -> JSONResponse:
     traffic={"timeout": TIMEOUT_SECONDS, "max_concurrency": CONCURRENT},
     # Spans cost a fifth of the throughput even where nothing collects them.
     tracing={"excluded_urls": ".*"},
+    logging={"access": {"enabled": False}},  # `Observed` says more
 )
 @bentoml.asgi_app(
     Starlette(
@@ -116,6 +130,7 @@ class ImmigrationNews:
         described = {**card, **registered, "codebook": self.codebook["version"]}
         self.model = Model.model_validate(described).model_dump(mode="json")
         self.served = Served.model_validate(self.model)
+        self.observer = Observer(self.served.version)
         self.corrections = open_store(corrections_url())
 
     @bentoml.api(input_spec=ClassifyRequest, output_spec=ClassifyAnswer)  # type: ignore[untyped-decorator]
@@ -123,7 +138,7 @@ class ImmigrationNews:
         """Topic and stance of each passage, in order."""
         if refusal := _refusal(len(passages), ctx):
             return refusal
-        readings = [Reading(**reading) for reading in self._readings(passages, _explains(ctx))]
+        readings = [Reading(**reading) for reading in self._readings(passages, ctx)]
         return ClassifyAnswer(readings=readings, model=self.served)
 
     @bentoml.api(input_spec=ReadRequest, output_spec=ReadAnswer)  # type: ignore[untyped-decorator]
@@ -135,9 +150,7 @@ class ImmigrationNews:
         passages = [text[start:end] for start, end in spans]
         read = [
             ReadPassage(text=passage, start=start, end=end, **reading)
-            for passage, (start, end), reading in zip(
-                passages, spans, self._readings(passages, _explains(ctx)), strict=True
-            )
+            for passage, (start, end), reading in zip(passages, spans, self._readings(passages, ctx), strict=True)
         ]
         stances = [passage.stance.label if passage.stance else None for passage in read]
         abstained = [passage.abstained for passage in read]
@@ -145,18 +158,31 @@ class ImmigrationNews:
         summary = summarise(labels, stances, abstained, self.topics, self.stances)
         return ReadAnswer(article=text, passages=read, summary=summary, model=self.served)
 
-    def _readings(self, passages: list[str], explained: bool) -> list[dict[str, Any]]:
+    def _readings(self, passages: list[str], ctx: bentoml.Context) -> list[dict[str, Any]]:
         """The fields of a reading for each passage."""
         different = list(dict.fromkeys(passages))
-        read = self.reader.read(different)
+        readings: list[dict[str, Any]] = []
+        for at in range(0, len(different), AT_ONCE):
+            readings += self._read_at_once(different[at : at + AT_ONCE], _explains(ctx), ctx.request.state.over)
+        by_text = dict(zip(different, readings, strict=True))
+        all_of_them = [by_text[passage] for passage in passages]
+        topics = [reading["topic"].label for reading in all_of_them]
+        stances = [reading["stance"] and reading["stance"].label for reading in all_of_them]
+        abstained = [reading["abstained"] for reading in all_of_them]
+        ctx.request.state.record.update(self.observer.count(passages, topics, stances, abstained))
+        return all_of_them
+
+    def _read_at_once(self, passages: list[str], explained: bool, over: threading.Event) -> list[dict[str, Any]]:
+        if over.is_set():
+            raise NoOneWaits
+        read = self.reader.read(passages)
         rows = zip(read.topic, read.topic_scores, read.stance, read.stance_scores, read.abstained.tolist(), strict=True)
         readings = [self._reading(*row) for row in rows]
         if explained:
-            for reading, marks in zip(readings, self.reader.explain(different, read), strict=True):
+            for reading, marks in zip(readings, self.reader.explain(passages, read), strict=True):
                 topic, stance = ([Mark(**mark._asdict()) for mark in head] for head in marks)
                 reading["explanation"] = Explanation(topic=topic, stance=stance if reading["stance"] else None)
-        by_text = dict(zip(different, readings, strict=True))
-        return [by_text[passage] for passage in passages]
+        return readings
 
     def _reading(
         self, topic: int, topic_scores: Any, stance: int, stance_scores: Any, abstained: bool

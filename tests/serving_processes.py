@@ -69,8 +69,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving_champion(uri: str, folder: Path) -> Iterator[httpx.Client]:
-    """`make serve` over a registry; its log, BentoML's store and the corrections (`feedback.db`) lie in the folder."""
+def serving_champion(uri: str, folder: Path, **changes: str) -> Iterator[httpx.Client]:
+    """`make serve` over a registry; its log, BentoML's store and the corrections (`feedback.db`) lie in the folder.
+
+    `changes` are settings (environment variables) beside these.
+    """
     port = free_port()
     variables = environment(
         MLFLOW_TRACKING_URI=uri,
@@ -78,6 +81,7 @@ def serving_champion(uri: str, folder: Path) -> Iterator[httpx.Client]:
         IMMNEWS_FEEDBACK_URL=f"sqlite:///{folder}/feedback.db",
         PYTHONPATH=str(ROOT),
         PORT=str(port),
+        **changes,
     )
     with server(["-m", "serving.serve"], port, folder, variables) as client:
         yield client

@@ -251,4 +251,4 @@ def test_the_log_holds_no_passage(client: httpx.Client, tmp_path_factory: pytest
     classify(client, ["xyzzy in the plain"])
     client.post("/classify", json={"passages": ["xyzzy in the plain", ""]})
     logs = "".join(path.read_text() for path in tmp_path_factory.getbasetemp().glob("serve[0-9]*/server.log"))
-    assert "path=/classify" in logs and "xyzzy" not in logs and "Traceback" not in logs
+    assert '"route": "/classify"' in logs and "xyzzy" not in logs and "Traceback" not in logs

@@ -176,6 +176,7 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
         "threads": [Interval(Integral, 1, None, closed="left")],
         "blind_groups": ["boolean"],
     }
+    _held: tuple[Any, Any] | None = None
 
     def __init__(
         self, model: str = NEWS_MINILM, max_tokens: int = 256, threads: int = 2, blind_groups: bool = True
@@ -230,6 +231,10 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
         with ThreadPoolExecutor(self.threads) as pool:
             return np.stack(list(pool.map(one, tokens)))
 
+    def hold_open(self) -> None:
+        """Open the files now, once: whatever becomes of them, this object answers on as it does now."""
+        self._held = self._runtime
+
     @property
     def recipe(self) -> str:
         """What an embedding depends on besides the text: digest of both files, `max_tokens` and the groups hidden."""
@@ -245,9 +250,15 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
     @property
     def _runtime(self) -> tuple[Any, Any]:
         """ONNX session and tokenizer. Kept outside the object, which so travels to other processes and into files."""
+        if self._held is not None:
+            return self._held
         files = resolve_encoder(self.model)
         digests = files.sha256
         return _open(files, (digests["model.onnx"], digests["tokenizer.json"]), self.max_tokens)
+
+    def __getstate__(self) -> Any:
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_held"}
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -107,6 +107,7 @@ def open_pipeline(artifacts: Path) -> Any:
     if encoder.is_dir():
         threads = int(os.environ.get("IMMNEWS_THREADS", "2"))
         pipeline.set_params(extract__sentences__model=str(encoder), extract__sentences__threads=threads)
+        pipeline.get_params()["extract__sentences"].hold_open()
     return pipeline
 
 

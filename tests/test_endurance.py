@@ -1,0 +1,268 @@
+"""The service under load, attack and loss: what is in flight is answered, what is silent closed, nothing piles up."""
+
+import asyncio
+import shutil
+import signal
+import socket
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from conftest import Champion
+from serving_processes import serving_champion
+
+from serving.service import CONCURRENT
+
+PASSAGE = "Farm owners said the new visa rule would leave the orchards without pickers this autumn."
+BODY = {"passages": [PASSAGE]}
+MEGABYTE = 2**20
+
+
+@pytest.fixture
+def own(champion: Champion, tmp_path: Path) -> Iterator[httpx.Client]:
+    """A server for one test alone; its files lie in `tmp_path`."""
+    with serving_champion(champion.uri, tmp_path) as client:
+        yield client
+
+
+def supervisor(folder: Path) -> psutil.Process:
+    return psutil.Process(int((folder / "server.pid").read_text()))
+
+
+def worker(folder: Path) -> psutil.Process:
+    """The process that answers; the supervisor's other children do not."""
+    children = supervisor(folder).children(recursive=True)
+    [found] = [child for child in children if any("worker.service" in word for word in child.cmdline())]
+    return found
+
+
+def post(base_url: httpx.URL, passages: int = 1, timeout: float = 60) -> int:
+    """The status of a request on a connection of its own; 0 where the connection broke or was refused."""
+    try:
+        with httpx.Client(base_url=base_url, timeout=timeout, trust_env=False) as client:
+            return client.post("/classify", json={"passages": [f"{PASSAGE} {n}" for n in range(passages)]}).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def test_half_open_connections_are_closed_and_harm_no_other(served: httpx.Client) -> None:
+    beginnings = [
+        b"",
+        b"POST /classify HTTP/1.1\r\nHost: loc",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /cod",  # one request answered, the next never whole
+        b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{",
+    ]
+    address = served.base_url.host, served.base_url.port
+    start = time.monotonic()
+    connections = [socket.create_connection(address) for _ in range(100)]
+    for number, connection in enumerate(connections):
+        connection.sendall(beginnings[number % len(beginnings)])
+    latencies = []
+    for _ in range(20):
+        asked = time.monotonic()
+        assert served.post("/classify", json=BODY).status_code == 200
+        latencies.append(time.monotonic() - asked)
+    for connection in connections:
+        connection.settimeout(max(0.1, start + 10 - time.monotonic()))
+        while connection.recv(65_536):
+            pass  # an answer, then the end
+        connection.close()
+    assert statistics.median(latencies) < 1
+
+
+def test_a_head_that_drips_is_closed_too(served: httpx.Client) -> None:
+    with socket.create_connection((served.base_url.host, served.base_url.port)) as connection:
+        start = time.monotonic()
+        with pytest.raises(OSError, match="pipe|reset"):
+            while time.monotonic() < start + 11:
+                connection.sendall(b"G")
+                time.sleep(0.5)
+
+
+def test_a_service_that_runs_outlives_its_models_files(own: httpx.Client, tmp_path: Path) -> None:
+    before = own.post("/classify", json=BODY).json()
+    shutil.rmtree(tmp_path / "bentoml")
+    assert own.post("/classify", json=BODY).json() == before
+    assert own.get("/readyz").status_code == 200
+
+
+def test_a_request_that_timed_out_leaves_no_thread_at_work(champion: Champion, tmp_path: Path) -> None:
+    with serving_champion(champion.uri, tmp_path, IMMNEWS_TIMEOUT_SECONDS="2") as client:
+        assert client.post("/classify", json=BODY).status_code == 200
+        process = worker(tmp_path)
+        threads = process.num_threads()
+        for _ in range(3):
+            long = client.post("/classify", json={"passages": [f"{PASSAGE * 20} {n}" for n in range(512)]})
+            assert long.status_code == 503 and long.headers["retry-after"] and long.json().keys() == {"error"}
+        time.sleep(1)
+        busy = process.cpu_times().user
+        time.sleep(1)
+        assert process.cpu_times().user - busy < 0.2
+        assert process.num_threads() <= threads + 1  # an idle one, for the next request
+        assert client.post("/classify", json=BODY).status_code == 200
+    assert "Traceback" not in (tmp_path / "server.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_body_over_the_limit_takes_no_memory(own: httpx.Client, tmp_path: Path) -> None:
+    process, highest = worker(tmp_path), 0
+    own.post("/classify", json=BODY)
+    before = process.memory_info().rss
+    sent = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(200):
+            yield b" " * MEGABYTE
+
+    def refused(_: int) -> int:
+        with httpx.Client(base_url=own.base_url, timeout=60, trust_env=False) as client:
+            try:
+                kind = {"Content-Type": "application/json"}
+                return client.post("/classify", content=pieces(), headers=kind).status_code
+            except httpx.WriteError:  # the answer came, and the connection was closed, before all of it was sent
+                return 413
+
+    def watch() -> None:
+        nonlocal highest
+        while not sent.wait(0.01):
+            highest = max(highest, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(refused, range(8))) == {413}
+    sent.set()
+    watcher.join()
+    assert highest - before < 50 * MEGABYTE
+
+
+@pytest.mark.slow
+def test_sigterm_under_load_loses_nothing_in_flight(own: httpx.Client, tmp_path: Path) -> None:
+    statuses: list[int] = []
+    not_ready = threading.Event()
+
+    def balance() -> None:
+        """Requests follow one another as long as the service says that it is ready."""
+        while not not_ready.is_set():
+            statuses.append(post(own.base_url, passages=48))
+
+    clients = [threading.Thread(target=balance) for _ in range(16)]
+    for client in clients:
+        client.start()
+    time.sleep(3)
+    process, start = supervisor(tmp_path), time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    while own.get("/readyz").status_code == 200:
+        assert time.monotonic() < start + 2
+        time.sleep(0.05)
+    not_ready.set()
+    assert own.get("/livez").status_code == 200  # not ready, and still answering
+    for client in clients:
+        client.join()
+    process.wait(timeout=20)
+    assert time.monotonic() - start < 20
+    assert set(statuses) == {200} and len(statuses) >= 16
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_only_its_requests_fail(own: httpx.Client, tmp_path: Path) -> None:
+    statuses: list[tuple[float, int]] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            status = post(own.base_url)
+            statuses.append((time.monotonic(), status))
+
+    clients = [threading.Thread(target=ask) for _ in range(8)]
+    for client in clients:
+        client.start()
+    time.sleep(2)
+    killed = time.monotonic()
+    worker(tmp_path).kill()
+    while not (recovered := [at for at, status in list(statuses) if at > killed + 0.5 and status == 200]):
+        assert time.monotonic() < killed + 30
+        time.sleep(0.1)
+    done.set()
+    for client in clients:
+        client.join()
+    assert min(recovered) - killed < 12
+    assert Counter(status for _, status in statuses)[0] <= len(clients)
+    assert {status for _, status in statuses} <= {0, 200}
+
+
+async def flood(base_url: str, connections: int, seconds: float) -> list[tuple[int, float]]:
+    """Status and latency of each request of so many askers, each asking again at once, on connections of their own: one
+    that is kept may be closed by the server just as it is used again."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    answers: list[tuple[int, float]] = []
+    async with httpx.AsyncClient(base_url=base_url, timeout=60, limits=limits, trust_env=False) as client:
+        end = time.monotonic() + seconds
+
+        async def ask() -> None:
+            while time.monotonic() < end:
+                start = time.monotonic()
+                response = await client.post("/classify", json=BODY)
+                answers.append((response.status_code, time.monotonic() - start))
+                if response.status_code != 200:
+                    assert response.headers["retry-after"].isdigit()
+                    await asyncio.sleep(1)
+
+        await asyncio.gather(*(ask() for _ in range(connections)))
+    return answers
+
+
+@pytest.mark.slow
+def test_ten_times_overload_is_shed_and_leaves_no_mark(own: httpx.Client) -> None:
+    answers = asyncio.run(flood(str(own.base_url), 10 * CONCURRENT, 30))
+    assert {status for status, _ in answers} <= {200, 429, 503}
+    good = sorted(latency for status, latency in answers if status == 200)
+    assert len(good) > 1_000 and len(good) < len(answers)
+    p99 = good[int(0.99 * len(good))]
+    print(f"{len(answers)} answers, {len(good)} good, p99 {p99:.2f} s")
+    assert p99 < 60
+    time.sleep(2)
+    start = time.monotonic()
+    assert own.post("/classify", json=BODY).status_code == 200
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_requests(own: httpx.Client, tmp_path: Path) -> None:
+    """100,000 requests of all kinds, one in ten read by the model; sizes after each tenth, the first two left out."""
+    process, sizes = worker(tmp_path), []
+
+    async def ask(client: httpx.AsyncClient, number: int) -> None:
+        kind = number % 10
+        if kind == 0:
+            response = await client.post("/classify", json={"passages": [f"Visa {number}"]})
+        elif kind < 4:
+            response = await client.post("/classify", json={"passages": ["", number]})
+        elif kind < 7:
+            response = await client.get(f"/no/route/{number}")
+        else:
+            response = await client.get("/model")
+        assert response.status_code in (200, 400, 404)
+
+    async def tenth(first: int) -> None:
+        async with httpx.AsyncClient(base_url=str(own.base_url), timeout=60, trust_env=False) as client:
+
+            async def share(start: int) -> None:
+                for number in range(start, first + 10_000, 16):
+                    await ask(client, number)
+
+            await asyncio.gather(*(share(first + start) for start in range(16)))
+
+    for first in range(0, 100_000, 10_000):
+        asyncio.run(tenth(first))
+        sizes.append(process.memory_info().rss)
+    print([round(size / MEGABYTE, 1) for size in sizes])
+    slope = statistics.linear_regression(range(8), sizes[2:]).slope  # bytes each 10,000 requests
+    assert slope < MEGABYTE
