@@ -1,15 +1,13 @@
 """On SIGTERM the service first says that it is no longer ready, answers on for a moment, and only then closes."""
 
 import asyncio
-import os
 import signal
 from typing import Any
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# Long enough for a load balancer that asks `/readyz` every second to notice.
-DEFAULT_SECONDS = "2"
+from serving.settings import seconds
 
 
 class Draining:
@@ -17,7 +15,7 @@ class Draining:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.seconds = float(os.environ.get("IMMNEWS_DRAIN_SECONDS") or DEFAULT_SECONDS)
+        self.seconds = seconds("IMMNEWS_DRAIN_SECONDS")
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

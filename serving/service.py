@@ -1,6 +1,5 @@
 """The service: one checked model, loaded once a worker, that answers over HTTP as the contract says."""
 
-import os
 import sys
 import threading
 from pathlib import Path
@@ -44,13 +43,12 @@ from serving.schema import (
     ReadRequest,
     Served,
 )
+from serving.settings import seconds
 from serving.summary import summarise
 
 NAME = "immigration-news"
 # Beyond this many requests at once the next is told to come back (429); within it, each waits its turn.
 CONCURRENT = 128
-# The largest valid request (512 passages of 10,000 characters) took 43 s on two busy cores.
-TIMEOUT_SECONDS = int(os.environ.get("IMMNEWS_TIMEOUT_SECONDS") or "120")
 # Between so many passages it is looked whether someone still waits for them.
 AT_ONCE = 16
 
@@ -97,7 +95,7 @@ async def model(_: Request) -> JSONResponse:
     workers=1,
     # Requests are read one after another, each by IMMNEWS_THREADS threads.
     threads=1,
-    traffic={"timeout": TIMEOUT_SECONDS, "max_concurrency": CONCURRENT},
+    traffic={"timeout": seconds("IMMNEWS_TIMEOUT_SECONDS"), "max_concurrency": CONCURRENT},
     # Spans cost a fifth of the throughput even where nothing collects them.
     tracing={"excluded_urls": ".*"},
     logging={"access": {"enabled": False}},  # `Observed` says more

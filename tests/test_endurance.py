@@ -80,7 +80,7 @@ def test_half_open_connections_are_closed_and_harm_no_other(served: httpx.Client
 def test_a_head_that_drips_is_closed_too(served: httpx.Client) -> None:
     with socket.create_connection((served.base_url.host, served.base_url.port)) as connection:
         start = time.monotonic()
-        with pytest.raises(OSError, match="pipe|reset"):
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
             while time.monotonic() < start + 11:
                 connection.sendall(b"G")
                 time.sleep(0.5)
