@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help data encoder features train test slow lint ui compare serve feedback bento image rollback ledger lock
+.PHONY: help data encoder features train test slow lint ui compare serve feedback bento image rollback ledger bench audit lock
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -76,6 +76,14 @@ rollback: .venv/installed  ## move the champion back: [VERSION=n] [WHY="..."]
 
 ledger: .venv/installed  ## who was champion when, and why
 	@$(PY) -m training.registry
+
+bench: .venv/installed  ## what serving costs, beside peers, in turns: experiments/bench
+	@$(PY) -m experiments.bench.service
+
+audit:  ## hold requirements.lock against PyPI's known vulnerabilities
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv-audit/bin/pip-audit --requirement requirements.lock --disable-pip --require-hashes --strict
 
 lock: .venv/installed  ## resolve pyproject.toml anew into requirements.lock
 	@.venv/bin/uv pip compile pyproject.toml --extra dev --extra postgres --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --output-file requirements.lock

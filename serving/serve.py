@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from serving.bundle import REFUSALS, ROOT, SERVICE, import_champion
 from serving.corrections import corrections_url
 from serving.database import BadUrl, open_engine
-from serving.settings import DEFAULTS, BadSetting, seconds
+from serving.settings import BadSetting, check
 
 DEFAULT_PORT = "3000"
 DEFAULT_HOST = "127.0.0.1"
@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         host = listening_address(os.environ.get("IMMNEWS_HOST") or DEFAULT_HOST, port)
         open_engine(corrections_url())
-        for name in DEFAULTS:
-            seconds(name)
+        check()
         model = import_champion()
     except (CannotListen, BadUrl, BadSetting, *REFUSALS) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -218,14 +218,14 @@ def test_a_port_is_a_number(port: str, capsys: pytest.CaptureFixture[str]) -> No
     assert "from 1 to 65535" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["IMMNEWS_TIMEOUT_SECONDS", "IMMNEWS_DRAIN_SECONDS"])
+@pytest.mark.parametrize("name", ["IMMNEWS_TIMEOUT_SECONDS", "IMMNEWS_DRAIN_SECONDS", "IMMNEWS_THREADS"])
 @pytest.mark.parametrize("value", ["soon", "0", "-3", "nan", "3601"])
-def test_a_time_is_a_number_of_seconds(
+def test_a_setting_is_a_number(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(name, value)
     assert serve.main([f"--port={free_port()}"]) == 2
-    assert f"{name}='{value}' is not a time" in capsys.readouterr().err
+    assert f"{name}='{value}' is not a" in capsys.readouterr().err
 
 
 def test_an_address_that_cannot_be_had_is_named(

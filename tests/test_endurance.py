@@ -105,7 +105,7 @@ def test_a_request_that_timed_out_leaves_no_thread_at_work(champion: Champion, t
         busy = process.cpu_times().user
         time.sleep(1)
         assert process.cpu_times().user - busy < 0.2
-        assert process.num_threads() <= threads + 1  # an idle one, for the next request
+        assert process.num_threads() <= threads + 2  # idle ones, for the next requests
         assert client.post("/classify", json=BODY).status_code == 200
     assert "Traceback" not in (tmp_path / "server.log").read_text()
 

@@ -12,6 +12,8 @@ import httpx
 import mlflow
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from serving_processes import copy_registry, serving_champion
 
 from serving import guard
@@ -84,18 +86,57 @@ def test_answers_as_the_contract_says(client: httpx.Client, registered: Any) -> 
                 assert label["confidence"] == label["scores"][label["label"]]
 
 
-def test_served_labels_equal_the_offline_models(client: httpx.Client, champion: Any) -> None:
+@pytest.fixture(scope="module")
+def offline(champion: Any) -> Any:
+    """The champion as anyone loads it from the registry."""
     mlflow.set_tracking_uri(champion.uri)
-    texts = [text for text in PASSAGES if text.strip()]
-    offline = mlflow.pyfunc.load_model("models:/immigration-news@champion").predict(pd.DataFrame({"text": texts}))
-    readings = classify(client, texts)["readings"]
-    assert [reading["topic"]["label"] for reading in readings] == offline["topic"].tolist()
-    assert [reading["topic"]["confidence"] for reading in readings] == pytest.approx(offline["topic_confidence"])
-    assert [reading["abstained"] for reading in readings] == offline["abstained"].tolist()
+    return mlflow.pyfunc.load_model("models:/immigration-news@champion")
+
+
+def check_against(offline: Any, texts: list[str], readings: list[dict[str, Any]]) -> None:
+    """Hold served readings against what the model says here."""
+    frame = offline.predict(pd.DataFrame({"text": pd.Series(texts, dtype="object")}))
+    assert [reading["topic"]["label"] for reading in readings] == frame["topic"].tolist()
+    assert [reading["topic"]["confidence"] for reading in readings] == pytest.approx(frame["topic_confidence"])
+    assert [reading["abstained"] for reading in readings] == frame["abstained"].tolist()
     stances = [reading["stance"] and reading["stance"]["label"] for reading in readings]
-    on_topic = [stance is not None for stance in stances]
-    assert any(on_topic)
-    assert [stance for stance in stances if stance] == offline["stance"][on_topic].tolist()
+    expected = frame["stance"].where(frame["topic"] != "off_topic", None).tolist()
+    assert stances == expected
+
+
+def test_served_labels_equal_the_offline_models(client: httpx.Client, offline: Any) -> None:
+    check_against(offline, PASSAGES, classify(client, PASSAGES)["readings"])
+
+
+ANY_TEXT = st.one_of(
+    st.text(st.characters(), max_size=200),  # NUL, lone surrogates, private use, right to left
+    st.text(
+        st.sampled_from("\x00\u200f\u202e\ud83d\N{PILE OF POO}\N{ARABIC LETTER ALEF}e\u0301 \n\ufeff"), max_size=50
+    ),
+    st.builds(str.__mul__, st.text(min_size=1, max_size=9), st.integers(1, 1_250)),
+    st.sampled_from(PASSAGES).flatmap(lambda text: st.text(max_size=5).map(lambda more: text[:200] + more)),
+)
+
+
+@given(st.lists(ANY_TEXT, max_size=6))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_text_is_read_as_the_offline_model_reads_it_or_refused(
+    client: httpx.Client, offline: Any, texts: list[str]
+) -> None:
+    body = json.dumps({"passages": texts})
+    response = client.post("/classify", content=body, headers=JSON)
+    texts = json.loads(body)["passages"]  # a pair of surrogates has become its character
+    valid = texts and all(1 <= len(text) <= MAX_CHARACTERS and is_unicode(text) for text in texts)
+    assert response.status_code == (200 if valid else 400), response.text
+    if valid:
+        check_against(offline, texts, response.json()["readings"])
+    else:
+        assert "passages" in response.json()["error"]
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it holds no lone surrogate."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def test_readings_come_in_the_order_of_the_passages(client: httpx.Client) -> None:

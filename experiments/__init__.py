@@ -1,0 +1,1 @@
+"""What was tried and measured: experiments as TOML, and benchmarks that can be run."""

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against peers, all of them measured in turns within one run."""
