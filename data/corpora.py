@@ -14,6 +14,7 @@ from data.splits import SPLITS, split_of
 
 BUNDLED = Path(__file__).parent / "corpus" / "passages.jsonl"
 CONTRAST = Path(__file__).parent / "corpus" / "contrast.jsonl"
+VOICES = Path(__file__).parent / "corpus" / "voices.jsonl"
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ class Corpus:
 
 CORPORA: dict[str, Corpus] = {
     "bundled": Corpus("bundled", partial(read_passages, BUNDLED, "bundled")),
-    # Sets of passages in nearly the same words with opposite stances: for probing, in no experiment that ships.
+    # For probing, in no experiment that ships: sets of passages in nearly the same words with opposite stances, and
+    # people who argue, each side in the other's words.
     "contrast": Corpus("contrast", partial(read_passages, CONTRAST, "contrast")),
+    "voices": Corpus("voices", partial(read_passages, VOICES, "voices")),
     "news": Corpus("news", partial(load_news, "train"), news_split),
     "world": Corpus("world", partial(load_news, "world"), always_train),
 }

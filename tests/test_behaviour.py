@@ -154,14 +154,17 @@ def test_negation_turns_the_stance(reader: Any, claim: str, turned: str, stance:
     assert after > before
 
 
-def test_contrast_sets_are_read_better_than_by_chance(predict: Predict) -> None:
-    """Sets in nearly the same words whose stance only composition tells: what bags of words cannot do."""
-    parts = load_corpora(["contrast"])
+@pytest.mark.parametrize(("corpus", "floor"), [("contrast", 0.48), ("voices", 0.44)])
+def test_stance_that_only_composition_tells_is_read_better_than_by_chance(
+    predict: Predict, corpus: str, floor: float
+) -> None:
+    """Both sides in nearly the same words: what bags of words cannot do. The most frequent stance has 0.40 and 0.42."""
+    parts = load_corpora([corpus])
     rows = [row for part in parts.values() for row in part]
     names = parts["train"].features["stance"].names
     right = predict([row["text"] for row in rows]).stance == [names[row["stance"]] for row in rows]
     sets = right.groupby([row["doc_id"] for row in rows]).all()
     print(
-        f"contrast sets: {right.mean():.3f} of {len(right)} stances right, {sets.mean():.3f} of {len(sets)} sets whole"
+        f"{corpus}: {right.mean():.3f} of {len(right)} stances right, {sets.mean():.3f} of {len(sets)} documents whole"
     )
-    assert right.mean() >= 0.48  # the most frequent stance has 0.40
+    assert right.mean() >= floor
