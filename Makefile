@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help data encoder features train test slow lint ui compare serve feedback bento image rollback ledger bench audit lock
+.PHONY: help data encoder features train test slow lint ui compare serve score feedback bento image rollback ledger bench audit lock
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,9 @@ compare: .venv/installed  ## the leaderboard of the latest experiment
 
 serve: .venv/installed  ## serve the champion: [PORT=3000]
 	@$(PY) -m serving.serve --port $(or $(PORT),3000)
+
+score: .venv/installed  ## label a table: INPUT=in.parquet OUTPUT=out.parquet [TEXT=text] [PROCESSES=1] [OPTIONS="--articles ..."]
+	@$(PY) -m serving.score "$(INPUT)" "$(OUTPUT)" --text "$(or $(TEXT),text)" --processes "$(or $(PROCESSES),1)" $(OPTIONS)
 
 feedback: .venv/installed  ## the corrections that came over HTTP, as a corpus: [OUTPUT=corrections.jsonl]
 	@$(PY) -m serving.feedback --output $(or $(OUTPUT),-)

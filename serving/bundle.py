@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import bentoml
@@ -21,11 +22,19 @@ from serving import manifest, openapi, registry
 ROOT = Path(__file__).resolve().parents[1]
 SERVICE = "serving.service:ImmigrationNews"
 # Modules that need a registry or a checkout; a bento has neither.
-CHECKOUT_ONLY = ["serving/bundle.py", "serving/registry.py", "serving/serve.py", "**/__pycache__/", ".venv*/"]
+CHECKOUT_ONLY = [
+    *(f"serving/{name}" for name in ("batch/", "bundle.py", "registry.py", "score.py", "serve.py")),
+    "**/__pycache__/",
+    ".venv*/",
+]
 # What the service imports besides what the model brings along.
 SERVICE_PACKAGES = [
     f"{name}=={version(name)}"
     for name in ("lxml", "prometheus-client", "python-json-logger", "sentencex", "sqlalchemy", "trafilatura", "uvicorn")
+]
+# The extra `postgres`, where it is installed: what is packed now cannot be given a driver later.
+SERVICE_PACKAGES += [
+    f"{name}=={version(name)}" for name in ("psycopg", "psycopg-binary") if find_spec(name.replace("-", "_"))
 ]
 REFUSALS = (registry.NoChampion, manifest.ChangedModel)
 

@@ -100,8 +100,9 @@ def check_against(offline: Any, texts: list[str], readings: list[dict[str, Any]]
     assert [reading["topic"]["confidence"] for reading in readings] == pytest.approx(frame["topic_confidence"])
     assert [reading["abstained"] for reading in readings] == frame["abstained"].tolist()
     stances = [reading["stance"] and reading["stance"]["label"] for reading in readings]
-    expected = frame["stance"].where(frame["topic"] != "off_topic", None).tolist()
-    assert stances == expected
+    assert stances == [
+        None if off else one for off, one in zip(frame["topic"] == "off_topic", frame["stance"], strict=True)
+    ]
 
 
 def test_served_labels_equal_the_offline_models(client: httpx.Client, offline: Any) -> None:

@@ -1,0 +1,162 @@
+"""How tables are read: a few rows at a time, however long the files; here Parquet, and what all formats share."""
+
+import csv
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from serving.batch import jsontypes
+from serving.batch.locations import File
+
+# Rows that are read at once, and after how many bytes fewer will do.
+AT_ONCE, BYTES_AT_ONCE = 200, 4 * 2**20
+
+Item = TypeVar("Item")
+
+# A list of JSON objects where JSONL is wanted, else a table.
+Kept: TypeAlias = pa.Table | list[str]
+
+
+class BadInput(ValueError):
+    """The files cannot be read as what they are named, or lack a column; the message says which and the remedy."""
+
+
+class Problem(NamedTuple):
+    """Why a row is not scored: what it is counted as, and the message that its row gets."""
+
+    kind: str
+    message: str
+
+
+class Block(NamedTuple):
+    """Rows in their order: what stands in the text column, what is wrong with a row as a whole, the columns kept."""
+
+    texts: list[Any]
+    problems: list[Problem | None]
+    kept: Kept
+    size: int  # in bytes, roughly
+
+
+class Wanted(NamedTuple):
+    """What the output needs of the input; `columns` is None for all, `without_text` drops the text from these."""
+
+    text: str
+    columns: Sequence[str] | None
+    without_text: bool
+    as_json: bool
+
+
+class Source:
+    """Files of one format and the columns they have. Parquet's own; the other two formats differ in what they override.
+
+    Attributes:
+        rows: how many there are.
+        schema: of the columns kept; None where rows stay JSON.
+    """
+
+    def __init__(self, files: Sequence[File], wanted: Wanted) -> None:
+        self.files, self.wanted = files, wanted
+        self.rows = 0
+        self.schema: pa.Schema | None = None
+        found = self.survey()
+        names = [field.name for field in found]
+        needed = [wanted.text, *(wanted.columns or [])]
+        missing = [name for name in needed if name not in names]
+        if names and missing:  # of what holds nothing, nothing is missing
+            raise BadInput(f"no column {missing[0]!r} in {self.files[0].url}; there are: {', '.join(names)}")
+        kept = names if wanted.columns is None else list(dict.fromkeys(wanted.columns))
+        self.names = [name for name in kept if name in names and not (wanted.without_text and name == wanted.text)]
+        self.found = found
+        self.schema = pa.schema([found.field(name) for name in self.names], found.metadata)
+
+    def survey(self) -> pa.Schema:
+        """Read the schemas of all files; count the rows."""
+        merged: pa.Schema | None = None
+        for file in self.files:
+            with readable(file), file.open() as opened, pq.ParquetFile(opened) as parquet:
+                self.rows += parquet.metadata.num_rows
+                schema = unique(parquet.schema_arrow, file)
+                try:
+                    merged = schema if merged is None else pa.unify_schemas([merged, schema])
+                except pa.ArrowException as error:
+                    raise BadInput(
+                        f"{file.url}: its columns do not fit those before ({error}); score it alone"
+                    ) from None
+        assert merged is not None
+        if len(self.files) > 1:
+            fields = [field.with_nullable(True) for field in merged]
+            merged = pa.schema(fields, merged.metadata)
+        return merged
+
+    def blocks(self) -> Iterator[Block]:
+        """All rows, in blocks of at most `AT_ONCE`; the same files give the same blocks.
+
+        Raises:
+            BadInput: a file is broken.
+        """
+        for file in self.files:
+            with readable(file), file.open() as opened:
+                yield from self.read(opened, file)
+
+    def read(self, opened: Any, file: File) -> Iterator[Block]:
+        """The blocks of one file."""
+        names = list(dict.fromkeys([*self.names, self.wanted.text]))
+        # Columns are read page by page: a row group may be larger than the memory.
+        with pq.ParquetFile(opened, buffer_size=2**20, pre_buffer=False) as parquet:
+            there = [name for name in names if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(AT_ONCE, columns=there, use_threads=False):
+                table = pa.Table.from_batches([batch])
+                for name in names:
+                    if name not in there:
+                        table = table.append_column(
+                            self.found.field(name), pa.nulls(len(table), self.found.field(name).type)
+                        )
+                texts = table[self.wanted.text].to_pylist()
+                kept = table.select(self.names)
+                if not kept.schema.equals(self.schema):
+                    kept = kept.cast(self.schema)
+                yield Block(texts, [None] * len(texts), self.as_kept(kept, len(texts)), batch.nbytes)
+
+    def as_kept(self, table: pa.Table, rows: int) -> Kept:
+        """A table as the output wants it; `rows`, because one without columns does not know."""
+        return jsontypes.objects(table, rows) if self.wanted.as_json else table
+
+
+@contextmanager
+def readable(file: File) -> Iterator[None]:
+    """Turns what goes wrong in reading a file into a `BadInput` that names it."""
+    try:
+        yield
+    except csv.Error as error:
+        raise BadInput(f"{file.url}: is not CSV ({error}); is a quotation mark not closed?") from None
+    except (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException) as error:
+        raise BadInput(f"{file.url}: cannot be read ({error}); repair it, or leave it out") from None
+
+
+def unique(schema: pa.Schema, file: File) -> pa.Schema:
+    """A schema in which no name stands twice.
+
+    Raises:
+        BadInput: one does.
+    """
+    if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+        raise BadInput(f"{file.url}: column {twice[0]!r} is there twice; rename one")
+    return schema
+
+
+def grouped(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Items in lists of `AT_ONCE`, or fewer if they come to `BYTES_AT_ONCE`."""
+    some: list[Item] = []
+    total = 0
+    for item in items:
+        some.append(item)
+        total += size(item)
+        if len(some) == AT_ONCE or total >= BYTES_AT_ONCE:
+            yield some
+            some, total = [], 0
+    if some:
+        yield some
