@@ -120,7 +120,10 @@ def check_host(allowed: Set[str], scope: Scope, headers: Headers) -> None:
     """Refuse (421) a request for another host: a page elsewhere whose name was made to point here (DNS rebinding).
 
     Without `allowed` names, what comes over the loopback interface must name it, and anything else may name any host.
+    Health and readiness are open here too: whoever probes them names an address.
     """
+    if scope["path"] in openapi.OPEN:
+        return
     name = headers.get("host", "").strip().lower()
     host = name.rpartition(":")[0] if re.search(r":\d*$", name) else name
     server = (scope.get("server") or ("",))[0]

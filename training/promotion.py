@@ -19,8 +19,6 @@ from training.trainer import Part, Trained, Trainer, part_of
 def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, data_digest: str) -> str:
     """Register the winner, and promote it if the gate lets it pass; says in words what came of it."""
     experiment, parts = trainer.experiment, trainer.parts
-    present = registry.champion(client)
-    verdict = _judge(trainer, winner, present)
     # The one time that the test split is read: for the report on a winner that is already chosen.
     on_test, answered = trainer.evaluate(parts["test"], trainer.scores(winner.pipeline, parts["test"].texts))
     threshold, topic = trainer.threshold(winner), answered["topic"]
@@ -41,6 +39,9 @@ def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, 
         tracking.log_transfer(trainer.transfer(winner))
         mlflow.log_metrics({"test/threshold": threshold, **{f"test/{key}": value for key, value in abstained.items()}})
         uri, manifest = log_model(winner.pipeline, card, as_markdown(card), winner.candidate.name)
+    # As late as can be: another training may have promoted its own meanwhile.
+    present = registry.champion(client)
+    verdict = _judge(trainer, winner, present)
     tags = {
         "data_digest": data_digest,
         "codebook": trainer.codebook.version,

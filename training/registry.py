@@ -5,8 +5,10 @@ import getpass
 import json
 import os
 import sys
+import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,12 +49,13 @@ def connect(experiment: str = MODEL) -> MlflowClient:
 
     With SQLite the artifacts lie in `mlruns` beside the database, wherever the command is run.
     """
-    uri = tracking_uri()
+    uri, location = tracking_uri(), None
+    if uri.startswith("sqlite:"):
+        database = Path(urlparse(uri).path[1:]).resolve()
+        location = database.with_name("mlruns").as_uri()
+        _make_whole(database)
     mlflow.set_tracking_uri(uri)
     if mlflow.get_experiment_by_name(experiment) is None:
-        location = None
-        if uri.startswith("sqlite:"):
-            location = Path(urlparse(uri).path[1:]).resolve().with_name("mlruns").as_uri()
         try:
             mlflow.create_experiment(experiment, artifact_location=location, tags=KIND)
         except MlflowException:  # another process was faster
@@ -60,6 +63,22 @@ def connect(experiment: str = MODEL) -> MlflowClient:
                 raise
     mlflow.set_experiment(experiment)
     return MlflowClient()
+
+
+def _make_whole(database: Path) -> None:
+    """Make the database where there is none, all tables at once.
+
+    MLflow would make it in some thirty steps: a kill between two, or another first run meanwhile, leaves a store
+    that no later run can open.
+    """
+    if database.exists() or not database.parent.is_dir():
+        return
+    with tempfile.TemporaryDirectory(dir=database.parent, prefix=".mlflow-") as scratch:
+        made = Path(scratch) / database.name
+        MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
+        # Another process was faster, or the file system has no links: then MLflow opens what is there, or makes it.
+        with suppress(OSError):
+            os.link(made, database)
 
 
 def tracking_uri() -> str:
