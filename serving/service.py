@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from serving import connections, manifest, openapi
 from serving.articles import cut
+from serving.batching import Batcher
 from serving.corrections import corrections_url, open_store
 from serving.draining import Draining
 from serving.feedback import feedback
@@ -49,8 +50,10 @@ from serving.summary import summarise
 NAME = "immigration-news"
 # Beyond this many requests at once the next is told to come back (429); within it, each waits its turn.
 CONCURRENT = 128
-# Between so many passages it is looked whether someone still waits for them.
+# Between so many passages of a request it is looked whether someone still waits for them, and others get their turn.
 AT_ONCE = 16
+# So many requests wait for the batcher at once, and so many passages are a batch.
+WAITING, BATCH = 32, 64
 
 
 class NoOneWaits(Exception):
@@ -93,9 +96,7 @@ async def model(_: Request) -> JSONResponse:
     service_class=GuardedService,
     image=Image(python_version="3.11", lock_python_packages=False),
     workers=1,
-    # A request of one passage keeps one core busy: as many are read at once as there are threads. No batch is formed of
-    # several requests: no two texts share one in the encoder, so that nothing would be gained.
-    threads=threads(),
+    threads=WAITING,  # they only wait: one thread reads, by IMMNEWS_THREADS more
     traffic={"timeout": seconds("IMMNEWS_TIMEOUT_SECONDS"), "max_concurrency": CONCURRENT},
     # Spans cost a fifth of the throughput even where nothing collects them.
     tracing={"excluded_urls": ".*"},
@@ -130,6 +131,8 @@ class ImmigrationNews:
         self.model = Model.model_validate(described).model_dump(mode="json")
         self.served = Served.model_validate(self.model)
         self.observer = Observer(self.served.version)
+        self.batcher = Batcher(self._read_together, BATCH)
+        self.explaining = threading.BoundedSemaphore(threads())
         self.corrections = open_store(corrections_url())
 
     @bentoml.api(input_spec=ClassifyRequest, output_spec=ClassifyAnswer)  # type: ignore[untyped-decorator]
@@ -174,14 +177,21 @@ class ImmigrationNews:
     def _read_at_once(self, passages: list[str], explained: bool, over: threading.Event) -> list[dict[str, Any]]:
         if over.is_set():
             raise NoOneWaits
-        read = self.reader.read(passages)
-        rows = zip(read.topic, read.topic_scores, read.stance, read.stance_scores, read.abstained.tolist(), strict=True)
-        readings = [self._reading(*row) for row in rows]
+        readings = [self._reading(*row) for row in self.batcher(passages)]
         if explained:
-            for reading, marks in zip(readings, self.reader.explain(passages, read), strict=True):
+            with self.explaining:
+                read = self.reader.read(passages)
+                marked = self.reader.explain(passages, read)
+            for reading, marks in zip(readings, marked, strict=True):
                 topic, stance = ([Mark(**mark._asdict()) for mark in head] for head in marks)
                 reading["explanation"] = Explanation(topic=topic, stance=stance if reading["stance"] else None)
         return readings
+
+    def _read_together(self, passages: list[str]) -> list[tuple[int, Any, int, Any, bool]]:
+        """Passages of any requests: position of the topic, its scores, the same of the stance, whether it abstains."""
+        read = self.reader.read(passages)
+        columns = read.topic, read.topic_scores, read.stance, read.stance_scores, read.abstained.tolist()
+        return list(zip(*columns, strict=True))
 
     def _reading(
         self, topic: int, topic_scores: Any, stance: int, stance_scores: Any, abstained: bool

@@ -26,7 +26,7 @@ def seconds(name: str) -> float:
 
 
 def threads() -> int:
-    """`IMMNEWS_THREADS`: passages of a request encoded at once, and requests read at once.
+    """`IMMNEWS_THREADS`: passages encoded at once.
 
     Raises:
         BadSetting: it is not a whole number from 1 to `MOST_THREADS`.
