@@ -55,7 +55,7 @@ def started(command: Sequence[str], port: int, path: str, log: Path, **env: str)
 
 
 class Client:
-    """One kept connection to one of the servers."""
+    """A connection to one of the servers, kept from request to request."""
 
     def __init__(self, name: str) -> None:
         self.path = "/invocations" if name == "mlflow" else "/classify"
@@ -138,7 +138,9 @@ def measure(rounds: int, seconds: float) -> dict[str, list[float]]:
         path = f"{bin_}{os.pathsep}{os.environ['PATH']}"
         stack.enter_context(started(with_port, PORTS["mlflow"], "/ping", folder / "mlflow.log", PATH=path))
         reader = mlflow.pyfunc.load_model(str(model)).unwrap_python_model()
-        clients = {name: [Client(name) for _ in range(CONNECTIONS)] for name in PORTS}
+
+        def clients(name: str, number: int) -> list[Post]:
+            return [Client(name) for _ in range(number)]  # new ones: a server closes what was idle for seconds
 
         def in_process(passages: Sequence[str]) -> None:
             reader.read(passages)
@@ -151,18 +153,18 @@ def measure(rounds: int, seconds: float) -> dict[str, list[float]]:
             print(f"round {number} of {rounds}" if number else "warming up", flush=True)
             if number == 1:
                 found.clear()
-            for name, posts in clients.items():
-                note(f"{name}: passages/s, {CONNECTIONS} connections, 1 a request", rate(posts, texts, 1, seconds))
+            for name in PORTS:
+                one_each = rate(clients(name, CONNECTIONS), texts, 1, seconds)
+                note(f"{name}: passages/s, {CONNECTIONS} connections, 1 a request", one_each)
             for name in ("service", "bare"):
-                many = rate(clients[name][:2], texts, 64, seconds)
+                many = rate(clients(name, 2), texts, 64, seconds)
                 note(f"{name}: passages/s, 2 connections, 64 a request", many)
             note("in process: passages/s, 64 a call", rate([in_process], texts, 64, seconds))
-            alone: dict[str, Post] = {name: posts[0] for name, posts in clients.items()}
-            for name, post in {**alone, "in process": in_process}.items():
-                one = latencies(post, texts[:100])
+            for name in (*PORTS, "in process"):
+                one = latencies(clients(name, 1)[0] if name in PORTS else in_process, texts[:100])
                 note(f"{name}: p50 ms, 1 connection", 1000 * statistics.median(one))
             load = 0.7 * found[f"service: passages/s, {CONNECTIONS} connections, 1 a request"][-1]
-            loaded = under_load(clients["service"], texts, load, seconds)
+            loaded = under_load(clients("service", CONNECTIONS), texts, load, seconds)
             note("service: p50 ms at 70% load", 1000 * statistics.median(loaded))
             note("service: p99 ms at 70% load", 1000 * loaded[int(0.99 * len(loaded))])
     return found
