@@ -23,6 +23,10 @@ SIZES = Histogram(
     "immigration_news_request_passages", "Passages in a request", ["model_version"],
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
 )  # fmt: skip
+BATCHES = Histogram(
+    "immigration_news_batch_passages", "Passages read together, of one or several requests", ["model_version"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+)  # fmt: skip
 LENGTHS = Histogram(
     "immigration_news_passage_characters", "Length of a passage", ["model_version"],
     buckets=(50, 100, 200, 400, 800, 1600, 3200, 10_000),
@@ -79,6 +83,10 @@ class Observer:
     def __init__(self, version: str) -> None:
         self.version = version
         self.logs_text = os.environ.get("IMMNEWS_LOG_TEXT", "").lower() == "true"
+
+    def count_batch(self, passages: int) -> None:
+        """Count what was read at once."""
+        BATCHES.labels(self.version).observe(passages)
 
     def count(
         self, passages: Sequence[str], topics: Sequence[str], stances: Sequence[str | None], abstained: Sequence[bool]

@@ -189,6 +189,7 @@ class ImmigrationNews:
 
     def _read_together(self, passages: list[str]) -> list[tuple[int, Any, int, Any, bool]]:
         """Passages of any requests: position of the topic, its scores, the same of the stance, whether it abstains."""
+        self.observer.count_batch(len(passages))
         read = self.reader.read(passages)
         columns = read.topic, read.topic_scores, read.stance, read.stance_scores, read.abstained.tolist()
         return list(zip(*columns, strict=True))

@@ -75,14 +75,14 @@ def serving_champion(uri: str, folder: Path, **changes: str) -> Iterator[httpx.C
     `changes` are settings (environment variables) beside these.
     """
     port = free_port()
-    variables = environment(
-        MLFLOW_TRACKING_URI=uri,
-        BENTOML_HOME=str(folder / "bentoml"),
-        IMMNEWS_FEEDBACK_URL=f"sqlite:///{folder}/feedback.db",
-        PYTHONPATH=str(ROOT),
-        PORT=str(port),
-        **changes,
-    )
+    settings = {
+        "MLFLOW_TRACKING_URI": uri,
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "IMMNEWS_FEEDBACK_URL": f"sqlite:///{folder}/feedback.db",
+        "PYTHONPATH": str(ROOT),
+        "PORT": str(port),
+    }
+    variables = environment(**settings | changes)
     with server(["-m", "serving.serve"], port, folder, variables) as client:
         yield client
 

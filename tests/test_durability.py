@@ -1,16 +1,19 @@
 """A correction that was acknowledged is there, and there once, whatever kills the service."""
 
-import sqlite3
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 from conftest import Champion
+from postgresql_server import BINARIES, postgresql_server
 from serving_processes import serving_champion
+from sqlalchemy import text
+
+from serving.database import open_engine
 
 POSTS, BEFORE_THE_KILL = 1_000, 250
 
@@ -24,13 +27,30 @@ def kill_all(pid: int) -> int:
     return len(all_of_it)
 
 
-def stored(database: Path) -> list[str]:
-    with closing(sqlite3.connect(database)) as store:
-        return [key for (key,) in store.execute("SELECT key FROM corrections")]
+def stored(url: str) -> list[str]:
+    """The keys of all corrections that a database holds."""
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        keys = [key for (key,) in connection.execute(text("SELECT key FROM corrections"))]
+    engine.dispose()
+    return keys
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database for corrections, which the service does not take along when it dies."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/corrections.db"
+        return
+    if not BINARIES:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    with postgresql_server() as address:
+        yield address
 
 
 @pytest.mark.slow
-def test_kill_9_loses_no_acknowledged_correction_and_doubles_none(champion: Champion, tmp_path: Path) -> None:
+def test_kill_9_loses_no_acknowledged_correction_and_doubles_none(champion: Champion, tmp_path: Path, url: str) -> None:
     acknowledged: set[str] = set()
     counting = threading.Lock()  # or two threads would find the count reached, and the second no process to kill
 
@@ -50,11 +70,11 @@ def test_kill_9_loses_no_acknowledged_correction_and_doubles_none(champion: Cham
         return status
 
     with ThreadPoolExecutor(64) as threads:
-        with serving_champion(champion.uri, tmp_path) as client:
+        with serving_champion(champion.uri, tmp_path, IMMNEWS_FEEDBACK_URL=url) as client:
             statuses = list(threads.map(lambda number: post(client, number), range(POSTS)))
         assert BEFORE_THE_KILL <= len(acknowledged) < POSTS and 0 in statuses
-        kept = stored(tmp_path / "feedback.db")
+        kept = stored(url)
         assert len(kept) == len(set(kept)) and acknowledged <= set(kept)
-        with serving_champion(champion.uri, tmp_path) as client:
+        with serving_champion(champion.uri, tmp_path, IMMNEWS_FEEDBACK_URL=url) as client:
             assert set(threads.map(lambda number: post(client, number), range(POSTS))) == {200}
-    assert sorted(stored(tmp_path / "feedback.db")) == sorted(f"key-{number}" for number in range(POSTS))
+    assert sorted(stored(url)) == sorted(f"key-{number}" for number in range(POSTS))

@@ -77,6 +77,8 @@ def test_figures_count_what_was_read(served: httpx.Client) -> None:
         ("immigration_news_abstentions_total", "1"): 3 * reading["abstained"],
         ("immigration_news_request_passages_sum", "1"): 3,
         ("immigration_news_request_passages_count", "1"): 1,
+        ("immigration_news_batch_passages_sum", "1"): 1,  # three times the same is read once
+        ("immigration_news_batch_passages_count", "1"): 1,
         ("immigration_news_passage_characters_sum", "1"): 3 * len(PASSAGE),
         ("immigration_news_passage_characters_count", "1"): 3,
     }
