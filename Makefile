@@ -80,8 +80,9 @@ rollback: .venv/installed  ## move the champion back: [VERSION=n] [WHY="..."]
 ledger: .venv/installed  ## who was champion when, and why
 	@$(PY) -m training.registry
 
-bench: .venv/installed  ## what serving costs, beside peers, in turns: experiments/bench
+bench: .venv/installed  ## what the service and each candidate cost, beside peers, in turns: experiments/bench
 	@$(PY) -m experiments.bench.service
+	@$(PY) -m experiments.bench.candidates
 
 audit:  ## hold requirements.lock against PyPI's known vulnerabilities
 	$(PYTHON) -m venv .venv-audit

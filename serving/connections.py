@@ -1,4 +1,4 @@
-"""Connections that say nothing, or never say all of it, are closed: uvicorn waits for a request's head without end."""
+"""Connections that say nothing, or never say all of it, or do not listen, are closed: uvicorn waits without end."""
 
 import asyncio
 from typing import Any
@@ -6,16 +6,19 @@ from typing import Any
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 HEAD_SECONDS = 8.0  # from a connection's start, or from the first byte of its next request, to the end of the head
+UNREAD_SECONDS = 20.0  # how long an answer may wait for a client that does not read
 HERE = f"{__name__}:Impatient"  # as uvicorn names a protocol
 
 
 class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two classes, by what is installed
-    """uvicorn's HTTP protocol, which closes a connection whose head takes longer than `HEAD_SECONDS`.
+    """uvicorn's HTTP protocol, which closes a connection whose head takes longer than `HEAD_SECONDS`, and one that
+    leaves more than the send buffer unread for `UNREAD_SECONDS`, since it would keep its place among the requests.
 
     uvicorn's own timer runs between requests only, and any byte stops it.
     """
 
     _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Start the clock."""
@@ -30,9 +33,24 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of t
         elif self._late is None:
             self._wait_for_head()
 
+    def pause_writing(self) -> None:
+        """The send buffer is full: start another clock."""
+        super().pause_writing()
+        self._unread = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client reads: stop it. uvicorn also calls this on a connection that is lost."""
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop both clocks."""
         self._stop()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
         super().connection_lost(exc)
 
     def _wait_for_head(self) -> None:

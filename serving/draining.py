@@ -4,8 +4,9 @@ import asyncio
 import signal
 from typing import Any
 
+from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.settings import seconds
 
@@ -19,13 +20,19 @@ class Draining:
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on, but for `/readyz` while draining (503)."""
+        """Pass everything on; while draining `/readyz` says 503, and every answer that its connection will close."""
+
+        async def closing(message: Message) -> None:
+            if self.draining and message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
         if scope["type"] == "lifespan":
             self._delay_the_server()
         elif self.draining and scope.get("path") == "/readyz":
             answer = JSONResponse({"error": "the service is shutting down"}, 503, {"Retry-After": "1"})
-            return await answer(scope, receive, send)
-        await self.app(scope, receive, send)
+            return await answer(scope, receive, closing)
+        await self.app(scope, receive, closing)
 
     def _delay_the_server(self) -> None:
         """Put a pause before what uvicorn does on SIGTERM: it stops accepting at once, and finishes what it has."""

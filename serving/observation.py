@@ -1,5 +1,6 @@
 """What an operator sees of each request: one line of JSON in the log, and figures for Prometheus. Never its text."""
 
+import asyncio
 import logging
 import os
 import re
@@ -8,11 +9,13 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from prometheus_client import Counter, Histogram
 from pythonjsonlogger.json import JsonFormatter
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("immigration_news")
@@ -34,6 +37,7 @@ LENGTHS = Histogram(
 LABELS = Counter("immigration_news_labels", "Labels given", ["model_version", "head", "label"])
 ABSTENTIONS = Counter("immigration_news_abstentions", "Passages on which the model abstained", ["model_version"])
 
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -66,14 +70,24 @@ class Observed:
 
         try:
             await self.app(scope, receive, seen)
+        except BaseException as error:
+            if not status:  # what uvicorn would say is not JSON, and would not be counted
+                cut = isinstance(error, asyncio.CancelledError)  # the time to shut down is over
+                code, why = (
+                    (503, "the service is shutting down") if cut else (500, "the service failed; its log says how")
+                )
+                with suppress(Exception):
+                    await JSONResponse({"error": why}, code, {"Retry-After": "1"} if cut else {})(scope, receive, seen)
+            raise
         finally:
             over.set()
-            # An unknown path is the client's text, and an endless supply of label values.
+            # An unknown path or method is the client's text, and an endless supply of label values.
+            method = scope["method"] if scope["method"] in METHODS else "other"
             route, seconds = scope["path"] if scope["path"] in self.routes else "other", time.perf_counter() - start
             REQUESTS.labels(route, status).inc()
             SECONDS.labels(route).observe(seconds)
             if route not in ("/livez", "/readyz", "/metrics"):
-                facts = {"request_id": request_id, "method": scope["method"], "route": route, "status": status}
+                facts = {"request_id": request_id, "method": method, "route": route, "status": status}
                 log.info("request", extra={**facts, "milliseconds": round(1000 * seconds, 1), **record})
 
 

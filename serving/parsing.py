@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 SHOWN = 3
+MAX_FIELDS = 20  # each unknown one would be an error of its own
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -33,6 +34,8 @@ def parse(body: bytes, model: type[Body]) -> Body:
         raise BadBody(f"the body is not JSON: {error}") from None
     except ValueError:
         raise BadBody("the body holds a number of thousands of digits") from None
+    if isinstance(document, dict) and len(document) > MAX_FIELDS:
+        raise BadBody(f"the body has {len(document):,} fields; it must be an object with the fields [{_wanted(model)}]")
     try:
         return model.model_validate(document)
     except ValidationError as error:
@@ -43,11 +46,11 @@ def parse(body: bytes, model: type[Body]) -> Body:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose fields differ: of two of one name, one would be dropped unseen."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadBody(f"the field {reprlib.repr(twice)} stands twice in one object")
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise BadBody(f"the field {reprlib.repr(name)} stands twice in one object")
+        fields[name] = value
     return fields
 
 

@@ -1,6 +1,7 @@
 """`make score`: topic and stance of every row of a table, by the champion; after a kill the same command goes on."""
 
 import argparse
+import sqlite3
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ class OutputExists(Exception):
 
 REFUSALS = (
     locations.BadLocation, BadInput, BadModel, OutputExists, parts.OtherRun, registry.NoChampion, manifest.ChangedModel,
-    OSError,
+    OSError, sqlite3.Error, pa.ArrowException, RecursionError,
 )  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def produce(options: argparse.Namespace, target: Target, folder: Path) -> int:
     if options.restart:
         parts.clear(folder)
     parts.check(folder, description)
-    if parts.read_description(folder) is None and not options.overwrite and target.exists():
+    if parts.read_description(folder) != description and not options.overwrite and target.exists():
         if provenance.finished(target) != provenance.identity(description):
             raise OutputExists(f"OUTPUT {options.output!r}: is there already; name another, or give --overwrite")
         print(f"{options.output} is there already, made by this very call; nothing to do")

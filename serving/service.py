@@ -52,8 +52,9 @@ NAME = "immigration-news"
 CONCURRENT = 128
 # Between so many passages of a request it is looked whether someone still waits for them, and others get their turn.
 AT_ONCE = 16
-# So many requests wait for the batcher at once, and so many passages are a batch.
-WAITING, BATCH = 32, 64
+# So many requests wait for the batcher at once; a batch takes no more of them once it has so many passages; and so many
+# may wait for explanations, which take 25 readings a passage: others must get their turn.
+WAITING, BATCH, EXPLAINERS = 32, 64, 8
 
 
 class NoOneWaits(Exception):
@@ -133,6 +134,7 @@ class ImmigrationNews:
         self.observer = Observer(self.served.version)
         self.batcher = Batcher(self._read_together, BATCH)
         self.explaining = threading.BoundedSemaphore(threads())
+        self.explainers = threading.BoundedSemaphore(EXPLAINERS)
         self.corrections = open_store(corrections_url())
 
     @bentoml.api(input_spec=ClassifyRequest, output_spec=ClassifyAnswer)  # type: ignore[untyped-decorator]
@@ -140,8 +142,10 @@ class ImmigrationNews:
         """Topic and stance of each passage, in order."""
         if refusal := _refusal(len(passages), ctx):
             return refusal
-        readings = [Reading(**reading) for reading in self._readings(passages, ctx)]
-        return ClassifyAnswer(readings=readings, model=self.served)
+        read = self._readings(passages, ctx)
+        if read is None:
+            return _busy(ctx)
+        return ClassifyAnswer(readings=[Reading(**reading) for reading in read], model=self.served)
 
     @bentoml.api(input_spec=ReadRequest, output_spec=ReadAnswer)  # type: ignore[untyped-decorator]
     def read(self, article: str, title: str | None, ctx: bentoml.Context) -> ReadAnswer | Error:
@@ -150,9 +154,12 @@ class ImmigrationNews:
         if refusal := _refusal(len(spans), ctx):
             return refusal
         passages = [text[start:end] for start, end in spans]
+        readings = self._readings(passages, ctx)
+        if readings is None:
+            return _busy(ctx)
         read = [
             ReadPassage(text=passage, start=start, end=end, **reading)
-            for passage, (start, end), reading in zip(passages, spans, self._readings(passages, ctx), strict=True)
+            for passage, (start, end), reading in zip(passages, spans, readings, strict=True)
         ]
         stances = [passage.stance.label if passage.stance else None for passage in read]
         abstained = [passage.abstained for passage in read]
@@ -160,12 +167,22 @@ class ImmigrationNews:
         summary = summarise(labels, stances, abstained, self.topics, self.stances)
         return ReadAnswer(article=text, passages=read, summary=summary, model=self.served)
 
-    def _readings(self, passages: list[str], ctx: bentoml.Context) -> list[dict[str, Any]]:
-        """The fields of a reading for each passage."""
-        different = list(dict.fromkeys(passages))
-        readings: list[dict[str, Any]] = []
-        for at in range(0, len(different), AT_ONCE):
-            readings += self._read_at_once(different[at : at + AT_ONCE], _explains(ctx), ctx.request.state.over)
+    def _readings(self, passages: list[str], ctx: bentoml.Context) -> list[dict[str, Any]] | None:
+        """The fields of a reading for each passage; None where too many others wait for explanations."""
+        different, over = list(dict.fromkeys(passages)), ctx.request.state.over
+        if _explains(ctx) and not self.explainers.acquire(blocking=False):
+            return None
+        try:
+            readings: list[dict[str, Any]] = []
+            for at in range(0, len(different), AT_ONCE):
+                _go_on(over)
+                readings += [self._reading(*row) for row in self.batcher(different[at : at + AT_ONCE])]
+            if _explains(ctx):
+                for passage, reading in zip(different, readings, strict=True):
+                    reading["explanation"] = self._explanation(passage, reading, over)
+        finally:
+            if _explains(ctx):
+                self.explainers.release()
         by_text = dict(zip(different, readings, strict=True))
         all_of_them = [by_text[passage] for passage in passages]
         topics = [reading["topic"].label for reading in all_of_them]
@@ -174,18 +191,17 @@ class ImmigrationNews:
         ctx.request.state.record.update(self.observer.count(passages, topics, stances, abstained))
         return all_of_them
 
-    def _read_at_once(self, passages: list[str], explained: bool, over: threading.Event) -> list[dict[str, Any]]:
-        if over.is_set():
-            raise NoOneWaits
-        readings = [self._reading(*row) for row in self.batcher(passages)]
-        if explained:
-            with self.explaining:
-                read = self.reader.read(passages)
-                marked = self.reader.explain(passages, read)
-            for reading, marks in zip(readings, marked, strict=True):
-                topic, stance = ([Mark(**mark._asdict()) for mark in head] for head in marks)
-                reading["explanation"] = Explanation(topic=topic, stance=stance if reading["stance"] else None)
-        return readings
+    def _explanation(self, passage: str, reading: dict[str, Any], over: threading.Event) -> Explanation:
+        """What moved one reading; as many are explained at once as there are threads."""
+        while not self.explaining.acquire(timeout=0.2):
+            _go_on(over)
+        try:
+            _go_on(over)
+            [marks] = self.reader.explain([passage], self.reader.read([passage]))
+        finally:
+            self.explaining.release()
+        topic, stance = ([Mark(**mark._asdict()) for mark in head] for head in marks)
+        return Explanation(topic=topic, stance=stance if reading["stance"] else None)
 
     def _read_together(self, passages: list[str]) -> list[tuple[int, Any, int, Any, bool]]:
         """Passages of any requests: position of the topic, its scores, the same of the stance, whether it abstains."""
@@ -201,6 +217,17 @@ class ImmigrationNews:
         on_topic = topic_label.label != OFF_TOPIC
         stance_label = _label(stance, stance_scores, self.stances) if on_topic else None
         return {"topic": topic_label, "stance": stance_label, "abstained": abstained}
+
+
+def _go_on(over: threading.Event) -> None:
+    """Raises NoOneWaits where the request's client has been told to come back."""
+    if over.is_set():
+        raise NoOneWaits
+
+
+def _busy(ctx: bentoml.Context) -> Error:
+    ctx.response.status_code = 429
+    return Error(error=f"{EXPLAINERS} requests for explanations are being answered; come back, or leave explain out")
 
 
 def _refusal(passages: int, ctx: bentoml.Context) -> Error | None:

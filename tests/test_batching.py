@@ -1,10 +1,11 @@
 """Calls at the same time become one; each gets its own answers, and its own errors."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.batching import Batcher
@@ -26,6 +27,7 @@ class Doubler:
         return [2 * item for item in items]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.lists(st.integers(-3, 30), max_size=5), max_size=20))
 def test_each_call_gets_its_own_answers_or_error(calls: list[list[int]]) -> None:
     doubler = Doubler()
@@ -48,8 +50,10 @@ def test_what_waits_is_read_together_up_to_the_limit() -> None:
         first = threads.submit(batcher, [0])
         assert doubler.begun.wait(20)
         others = [threads.submit(batcher, [number, number]) for number in range(1, 9)]
-        while batcher.calls.qsize() < len(others):
-            pass
+        for _ in range(1000):
+            if batcher.calls.qsize() == len(others):
+                break
+            time.sleep(0.01)
         doubler.go.set()
         assert first.result() == [0] and [other.result() for other in others] == [[2 * n, 2 * n] for n in range(1, 9)]
     assert [len(batch) for batch in doubler.batches] == [1, 6, 6, 4]

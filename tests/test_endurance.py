@@ -18,6 +18,7 @@ import pytest
 from conftest import Champion
 from serving_processes import serving_champion
 
+from serving import connections
 from serving.service import CONCURRENT
 
 PASSAGE = "Farm owners said the new visa rule would leave the orchards without pickers this autumn."
@@ -34,6 +35,12 @@ def own(champion: Champion, tmp_path: Path) -> Iterator[httpx.Client]:
 
 def supervisor(folder: Path) -> psutil.Process:
     return psutil.Process(int((folder / "server.pid").read_text()))
+
+
+def failures(folder: Path) -> list[str]:
+    """What the log holds of errors; a worker's lines are JSON."""
+    lines = (folder / "server.log").read_text().splitlines()
+    return [line for line in lines if '"level": "ERROR"' in line or "exc_info" in line or "Traceback" in line]
 
 
 def worker(folder: Path) -> psutil.Process:
@@ -94,20 +101,41 @@ def test_a_service_that_runs_outlives_its_models_files(own: httpx.Client, tmp_pa
 
 
 def test_a_request_that_timed_out_leaves_no_thread_at_work(champion: Champion, tmp_path: Path) -> None:
-    with serving_champion(champion.uri, tmp_path, IMMNEWS_TIMEOUT_SECONDS="2") as client:
+    with serving_champion(champion.uri, tmp_path, IMMNEWS_TIMEOUT_SECONDS="3") as client:
         assert client.post("/classify", json=BODY).status_code == 200
         process = worker(tmp_path)
         threads = process.num_threads()
         for _ in range(3):
             long = client.post("/classify", json={"passages": [f"{PASSAGE * 20} {n}" for n in range(512)]})
             assert long.status_code == 503 and long.headers["retry-after"] and long.json().keys() == {"error"}
-        time.sleep(1)
-        busy = process.cpu_times().user
-        time.sleep(1)
-        assert process.cpu_times().user - busy < 0.2
+        for _ in range(10):
+            busy = process.cpu_times().user
+            time.sleep(1)
+            if process.cpu_times().user - busy < 0.2:
+                break
+        else:
+            raise AssertionError("it is still at work")
         assert process.num_threads() <= threads + 2  # idle ones, for the next requests
         assert client.post("/classify", json=BODY).status_code == 200
-    assert "Traceback" not in (tmp_path / "server.log").read_text()
+    assert not failures(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_client_that_does_not_read_loses_its_connection(served: httpx.Client) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((served.base_url.host, served.base_url.port))
+        connection.settimeout(5)
+        with pytest.raises(OSError):
+            for _ in range(20_000):
+                connection.sendall(b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(connections.UNREAD_SECONDS + 2)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            while connection.recv(2**16):
+                pass
+            connection.sendall(b"GET")
+            connection.sendall(b"GET")
+    assert served.post("/classify", json=BODY).status_code == 200
 
 
 @pytest.mark.slow
@@ -144,31 +172,44 @@ def test_a_body_over_the_limit_takes_no_memory(own: httpx.Client, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_sigterm_under_load_loses_nothing_in_flight(own: httpx.Client, tmp_path: Path) -> None:
+def test_sigterm_under_load_loses_nothing_in_flight(champion: Champion, tmp_path: Path) -> None:
+    with serving_champion(champion.uri, tmp_path, IMMNEWS_DRAIN_SECONDS="4") as own:
+        drain_under_load(own, tmp_path)
+
+
+def drain_under_load(own: httpx.Client, folder: Path) -> None:
     statuses: list[int] = []
     not_ready = threading.Event()
 
     def balance() -> None:
         """Requests follow one another as long as the service says that it is ready."""
         while not not_ready.is_set():
-            statuses.append(post(own.base_url, passages=48))
+            statuses.append(post(own.base_url, passages=24))
 
-    clients = [threading.Thread(target=balance) for _ in range(16)]
+    def keep_asking() -> None:
+        """One kept connection, which is told when it will close."""
+        with httpx.Client(base_url=own.base_url, timeout=60, trust_env=False) as client:
+            closes = False
+            while not closes:
+                answer = client.post("/classify", json=BODY)
+                statuses.append(answer.status_code)
+                closes = answer.headers.get("connection") == "close"
+
+    clients = [*(threading.Thread(target=balance) for _ in range(16)), threading.Thread(target=keep_asking)]
     for client in clients:
         client.start()
     time.sleep(3)
-    process, start = supervisor(tmp_path), time.monotonic()
+    process, start = supervisor(folder), time.monotonic()
     process.send_signal(signal.SIGTERM)
     while own.get("/readyz").status_code == 200:
-        assert time.monotonic() < start + 2
+        assert time.monotonic() < start + 4
         time.sleep(0.05)
     not_ready.set()
     assert own.get("/livez").status_code == 200  # not ready, and still answering
     for client in clients:
         client.join()
-    process.wait(timeout=20)
-    assert time.monotonic() - start < 20
-    assert set(statuses) == {200} and len(statuses) >= 16
+    process.wait(timeout=40)  # the grace time, and the supervisor's ten seconds
+    assert set(statuses) == {200} and len(statuses) >= 17
 
 
 @pytest.mark.slow
@@ -185,15 +226,19 @@ def test_a_killed_worker_is_replaced_and_only_its_requests_fail(own: httpx.Clien
     for client in clients:
         client.start()
     time.sleep(2)
+    victim = worker(tmp_path)
+    victim.kill()
+    victim.wait()
     killed = time.monotonic()
-    worker(tmp_path).kill()
     while not (recovered := [at for at, status in list(statuses) if at > killed + 0.5 and status == 200]):
         assert time.monotonic() < killed + 30
         time.sleep(0.1)
     done.set()
     for client in clients:
         client.join()
-    assert min(recovered) - killed < 12
+    print(f"recovered after {min(recovered) - killed:.1f} s")
+    assert worker(tmp_path).pid != victim.pid
+    assert min(recovered) - killed < 20  # BentoML's supervisor looks every ten seconds
     assert Counter(status for _, status in statuses)[0] <= len(clients)
     assert {status for _, status in statuses} <= {0, 200}
 

@@ -164,6 +164,7 @@ def test_the_commands_work_over_a_server(team: TeamStore, tmp_path: Path) -> Non
     assert served_version("first") == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["local", "team"])
 def test_two_trainings_at_once_lose_nothing(kind: str, lone: Lone, request: pytest.FixtureRequest) -> None:
     store: Store = request.getfixturevalue(kind)

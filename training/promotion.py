@@ -89,7 +89,7 @@ def _answers_of(trainer: Trainer, winner: Trained, version: ModelVersion) -> tup
             pipeline = open_pipeline(folder / "artifacts")
             part = trainer.readable(pipeline, part)
             return part, trainer.labels(pipeline, part)
-        except (AttributeError, TypeError, KeyError):
+        except (AttributeError, TypeError, KeyError, ValueError, ImportError):
             part = part_of(part.rows.filter(lambda row: row["text"] is not None))
             frame = answers(version, folder, part.rows["text"][:])
     return part, np.stack([[names.index(label) for label in frame[head]] for head, names in book.names.items()], axis=1)

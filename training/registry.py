@@ -117,14 +117,15 @@ def champion(client: MlflowClient) -> ModelVersion | None:
 
 
 def promote(client: MlflowClient, version: str, why: str) -> None:
-    """Move the alias to a version and write it into the ledger."""
+    """Write into the ledger that a version becomes champion, then move the alias: a kill between the two leaves an
+    entry too many, and never a champion without one."""
     previous = champion(client)
-    client.set_registered_model_alias(MODEL, CHAMPION, version)
     now = datetime.now(UTC)
     before = str(previous.version) if previous else None
     entry = Entry(now.isoformat(timespec="seconds"), version, before, _user(), why)
     key = f"{LEDGER}{now:%Y%m%dT%H%M%S.%fZ}.{uuid.uuid4().hex[:8]}"
     client.set_registered_model_tag(MODEL, key, json.dumps(vars(entry), ensure_ascii=False))
+    client.set_registered_model_alias(MODEL, CHAMPION, version)
 
 
 def _user() -> str:
@@ -178,12 +179,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rollback", nargs="?", const="", metavar="VERSION")
     parser.add_argument("--why", default="rollback")
     asked = parser.parse_args(arguments)
-    client = connect()
     try:
+        client = connect()
         if asked.rollback is not None:
             rollback(client, asked.rollback or None, asked.why)
         entries = ledger(client) if champion(client) else []
-    except (RegistryError, ChangedModel) as error:
+    except (RegistryError, ChangedModel, MlflowException) as error:
         print(error, file=sys.stderr)
         return 2
     for entry in entries:

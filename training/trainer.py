@@ -78,7 +78,7 @@ class Trainer:
             pipeline = candidate.build()
             train, validation = (self.readable(pipeline, self.parts[split]) for split in ("train", "validation"))
             folds = grouped_folds(train.y, np.array(train.documents), experiment.folds, experiment.seed)
-            weight = self._weight(train)
+            weight = self.weight(train)
             rows = self.extractor.rows(pipeline, train.texts)
             found = search(candidate, rows, train.y, weight, folds, self.jobs)
             tracking.log_context(self.experiment)
@@ -150,9 +150,10 @@ class Trainer:
         """How the candidate does on what it is fitted without: see `transfer`."""
         part, pipeline = trained.part, trained.candidate.build().set_params(**trained.found.params)
         rows = self.extractor.rows(pipeline, part.texts)
-        return transfer(pipeline, rows, part.y, self._weight(part), part.texts.sha1s, part.documents, self.jobs)
+        return transfer(pipeline, rows, part.y, self.weight(part), part.texts.sha1s, part.documents, self.jobs)
 
-    def _weight(self, part: Part) -> npt.NDArray[np.float64]:
+    def weight(self, part: Part) -> npt.NDArray[np.float64]:
+        """How much each passage of a part counts, by its corpus."""
         return np.array([self.experiment.weights.get(corpus, 1.0) for corpus in part.rows["corpus"]])
 
     def _by_corpus(self, part: Part, found: Found) -> dict[str, float]:
@@ -173,7 +174,7 @@ class Trainer:
         if len(validation.texts) < CALIBRATING:
             return
         pipeline.set_params(heads__topic_temperature=1.0, heads__stance_temperature=1.0)
-        weight = self._weight(validation)
+        weight = self.weight(validation)
         for column, (head, scores) in enumerate(zip(HEADS, self.scores(pipeline, validation.texts), strict=True)):
             temperature = best_temperature(validation.y[:, column], scores, weight)
             pipeline.set_params(**{f"heads__{head}_temperature": temperature})

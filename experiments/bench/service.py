@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +47,8 @@ def started(command: Sequence[str], port: int, path: str, log: Path, **env: str)
             if process.poll() is not None:
                 raise SystemExit(f"{command[:4]} ended:\n{log.read_text()[-2000:]}")
             time.sleep(0.25)
+        else:
+            raise SystemExit(f"{command[:4]} is not ready:\n{log.read_text()[-2000:]}")
         yield
     finally:
         process.terminate()
@@ -85,11 +86,8 @@ def rate(posts: Sequence[Post], texts: Sequence[str], size: int, seconds: float)
             at += size
 
     start = time.perf_counter()
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(posts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(posts)) as pool:
+        list(pool.map(ask, range(len(posts))))  # raises what one of them raised
     return sum(counts) / (time.perf_counter() - start)
 
 

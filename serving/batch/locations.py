@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 
 READABLE = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
 WRITABLE = (".parquet", ".jsonl", ".jsonl.gz", ".csv")
+PARTS = ".parts"  # how the folder of an unfinished run ends, which no pattern may find
 # What file systems call the state of a file, the surest first.
 STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "modified", "created")
 
@@ -86,6 +87,7 @@ def find(given: str) -> list[File]:
         found = system.find(path) if folder else system.glob(path)
         below = len(path.rstrip("/")) + 1 if folder else 0
         shown = [one for one in found if not hidden(one[below:] if folder else one.rpartition("/")[2])]
+        shown = [one for one in shown if not any(name.endswith(PARTS) for name in one.split("/"))]
         paths = sorted(one for one in shown if suffix(one, READABLE) and system.isfile(one))
     if not paths:
         raise BadLocation(

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from serving.batch.locations import Target, replace
+from serving.batch.locations import PARTS, Target, replace
 from serving.batch.readings import Score
 
 DESCRIPTION, LOCK, STORE, PART = "description.json", "lock", "scores.sqlite", "part-"
@@ -30,9 +30,9 @@ class OtherRun(Exception):
 def folder_of(target: Target) -> Path:
     """Where the parts of an output lie: beside it, or in the cache folder if it is not on this machine."""
     if target.local:
-        return target.local.parent / f".{target.local.name}.parts"
+        return target.local.parent / f".{target.local.name}{PARTS}"
     name = "".join(one if one.isalnum() or one in ".-" else "_" for one in target.url)
-    return Path(os.environ.get(CACHE_VARIABLE, CACHE), "score", f"{name}.parts").absolute()
+    return Path(os.environ.get(CACHE_VARIABLE, CACHE), "score", f"{name}{PARTS}").absolute()
 
 
 class Parts:

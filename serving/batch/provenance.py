@@ -5,6 +5,8 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +18,7 @@ from serving.batch.locations import Target
 from serving.batch.parts import Parts
 from serving.batch.tables import METADATA, SIDECAR, Table
 
+PACKAGES = ("numpy", "onnxruntime", "pyarrow", "scikit-learn", "sentencex", "trafilatura")
 # The options on which the output depends, and what they are when not given.
 DEFAULTS = {"text": "text", "columns": None, "min_confidence": 0.0, "articles": False, "part_rows": 10_000}
 
@@ -28,7 +31,17 @@ def describe(
         **{f"input {file.url}": file.state for file in files},
         "the command": command(options),
         "model version": f"{champion.version} (manifest {champion.manifest})",
+        "the code": code(),
     }
+
+
+def code() -> str:
+    """What else the bytes depend on: a digest of this package, and the versions of what reads and writes."""
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return ", ".join([digest.hexdigest()[:16], *(f"{name} {version(name)}" for name in PACKAGES)])
 
 
 def command(options: argparse.Namespace) -> str:
