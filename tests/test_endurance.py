@@ -84,6 +84,7 @@ def test_half_open_connections_are_closed_and_harm_no_other(served: httpx.Client
     assert statistics.median(latencies) < 1
 
 
+@pytest.mark.slow
 def test_a_head_that_drips_is_closed_too(served: httpx.Client) -> None:
     with socket.create_connection((served.base_url.host, served.base_url.port)) as connection:
         start = time.monotonic()
@@ -100,6 +101,7 @@ def test_a_service_that_runs_outlives_its_models_files(own: httpx.Client, tmp_pa
     assert own.get("/readyz").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_request_that_timed_out_leaves_no_thread_at_work(champion: Champion, tmp_path: Path) -> None:
     with serving_champion(champion.uri, tmp_path, IMMNEWS_TIMEOUT_SECONDS="3") as client:
         assert client.post("/classify", json=BODY).status_code == 200

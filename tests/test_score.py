@@ -492,6 +492,7 @@ def test_restart_begins_anew(history: Champion, tmp_path: Path) -> None:
     assert len(read(target)) == 3 and not parts_of(target).exists()
 
 
+@pytest.mark.slow
 def test_processes_that_die_and_processes_left_alone(history: Champion, tmp_path: Path) -> None:
     source, target = many(tmp_path / "in.jsonl", 12_000), tmp_path / "out.jsonl.gz"
     call = (source, target, "--part-rows", 1_000)
@@ -564,17 +565,13 @@ while True:
     with open(arguments[1], "rb") as file:
         print("made", file.read().hex(), flush=True)
     os.remove(arguments[1])
-    at += STEP
+    at += 1
 """
 
 
-@pytest.mark.parametrize(
-    "step", [pytest.param(9, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
-)  # fmt: skip
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["parquet", "jsonl"])
-def test_a_kill_before_any_change_on_disk_costs_nothing(
-    history: Champion, tmp_path: Path, output: str, step: int
-) -> None:
+def test_a_kill_before_any_change_on_disk_costs_nothing(history: Champion, tmp_path: Path, output: str) -> None:
     """The run kills itself where it is about to open, rename or remove a file, at one place after another."""
     source, target = many(tmp_path / "in.jsonl", 30), tmp_path / f"out.{output}"
     call = (str(source), str(target), "--part-rows", "10")
@@ -582,12 +579,12 @@ def test_a_kill_before_any_change_on_disk_costs_nothing(
     whole = target.read_bytes()
     target.unlink()
     done = subprocess.run(
-        [sys.executable, "-c", DIES.replace("STEP", str(step)), *call, f"out.{output}", "1"],
+        [sys.executable, "-c", DIES, *call, f"out.{output}", "1"],
         cwd=ROOT, env=history.env, capture_output=True, text=True, timeout=3600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-500:]
     made = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("made ")]
-    assert len(made) > 20 / step
+    assert len(made) > 20
     assert set(made) == {whole.hex()}
 
 

@@ -134,6 +134,7 @@ def check_champion(store: Store, loads: bool = True) -> str | None:
     return str(version.version)
 
 
+@pytest.mark.slow
 def test_the_commands_work_over_a_server(team: TeamStore, tmp_path: Path) -> None:
     def served_version(folder: str) -> str:
         (tmp_path / folder).mkdir()
