@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -128,7 +129,7 @@ def test_a_client_that_does_not_read_loses_its_connection(served: httpx.Client) 
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((served.base_url.host, served.base_url.port))
         connection.settimeout(5)
-        with pytest.raises(OSError):
+        with suppress(TimeoutError):  # where the buffers do not take so much
             for _ in range(20_000):
                 connection.sendall(b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
         time.sleep(connections.UNREAD_SECONDS + 2)
