@@ -9,6 +9,7 @@ import mlflow
 import pandas as pd
 from datasets import DatasetDict
 from mlflow.data.pandas_dataset import from_pandas
+from mlflow.exceptions import MlflowException
 
 from data.codebook import load_codebook
 from data.splits import digest
@@ -46,7 +47,10 @@ def log_data(dataset: DatasetDict, experiment: Experiment) -> None:
         for head in ("topic", "stance"):
             frame[head] = rows.features[head].int2str(rows[head][:])
         source = from_pandas(frame, name=f"{'+'.join(experiment.corpora)}/{split}", digest=digest(rows)[:36])
-        mlflow.log_input(source, context=split)
+        try:
+            mlflow.log_input(source, context=split)
+        except MlflowException:  # another first training entered the same dataset just now: it is there on a second try
+            mlflow.log_input(source, context=split)
 
 
 def log_choice(candidate: Candidate, found: Found, experiment: Experiment) -> None:
