@@ -17,7 +17,7 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of t
     uvicorn's own timer runs between requests only, and any byte stops it.
     """
 
-    _late: asyncio.TimerHandle | None = None
+    _late: asyncio.TimerHandle  # set as soon as there is a connection
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -29,8 +29,8 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of t
         """Stop the clock while a request is being answered; start it where another has begun."""
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self._stop()
-        elif self._late is None:
+            self._late.cancel()
+        elif self._late.cancelled():
             self._wait_for_head()
 
     def pause_writing(self) -> None:
@@ -39,28 +39,19 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of t
         self._unread = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client reads: stop it. uvicorn also calls this on a connection that is lost."""
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+        """The client reads: stop it."""
+        self._stop_unread()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop both clocks."""
-        self._stop()
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+        self._late.cancel()
+        self._stop_unread()
         super().connection_lost(exc)
 
     def _wait_for_head(self) -> None:
-        self._late = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._close)
+        self._late = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.transport.close)
 
-    def _stop(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-    def _close(self) -> None:
-        self._late = None
-        self.transport.close()
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()

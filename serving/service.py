@@ -169,19 +169,20 @@ class ImmigrationNews:
 
     def _readings(self, passages: list[str], ctx: bentoml.Context) -> list[dict[str, Any]] | None:
         """The fields of a reading for each passage; None where too many others wait for explanations."""
-        different, over = list(dict.fromkeys(passages)), ctx.request.state.over
-        if _explains(ctx) and not self.explainers.acquire(blocking=False):
+        different, over, explained = list(dict.fromkeys(passages)), ctx.request.state.over, _explains(ctx)
+        if explained and not self.explainers.acquire(blocking=False):
             return None
         try:
-            readings: list[dict[str, Any]] = []
+            read: list[Any] = []
             for at in range(0, len(different), AT_ONCE):
                 _go_on(over)
-                readings += [self._reading(*row) for row in self.batcher(different[at : at + AT_ONCE])]
-            if _explains(ctx):
-                for passage, reading in zip(different, readings, strict=True):
-                    reading["explanation"] = self._explanation(passage, reading, over)
+                read += self.batcher(different[at : at + AT_ONCE])
+            readings = [self._reading(one) for one in read]
+            if explained:
+                for passage, one, reading in zip(different, read, readings, strict=True):
+                    reading["explanation"] = self._explanation(passage, one, bool(reading["stance"]), over)
         finally:
-            if _explains(ctx):
+            if explained:
                 self.explainers.release()
         by_text = dict(zip(different, readings, strict=True))
         all_of_them = [by_text[passage] for passage in passages]
@@ -191,32 +192,29 @@ class ImmigrationNews:
         ctx.request.state.record.update(self.observer.count(passages, topics, stances, abstained))
         return all_of_them
 
-    def _explanation(self, passage: str, reading: dict[str, Any], over: threading.Event) -> Explanation:
-        """What moved one reading; as many are explained at once as there are threads."""
+    def _explanation(self, passage: str, read: Any, on_topic: bool, over: threading.Event) -> Explanation:
+        """What moved the model's reading of one passage; as many are explained at once as there are threads."""
         while not self.explaining.acquire(timeout=0.2):
             _go_on(over)
         try:
             _go_on(over)
-            [marks] = self.reader.explain([passage], self.reader.read([passage]))
+            [marks] = self.reader.explain([passage], read)
         finally:
             self.explaining.release()
         topic, stance = ([Mark(**mark._asdict()) for mark in head] for head in marks)
-        return Explanation(topic=topic, stance=stance if reading["stance"] else None)
+        return Explanation(topic=topic, stance=stance if on_topic else None)
 
-    def _read_together(self, passages: list[str]) -> list[tuple[int, Any, int, Any, bool]]:
-        """Passages of any requests: position of the topic, its scores, the same of the stance, whether it abstains."""
+    def _read_together(self, passages: list[str]) -> list[Any]:
+        """The model's readings of passages of any requests, each as if the passage had been read alone."""
         self.observer.count_batch(len(passages))
         read = self.reader.read(passages)
-        columns = read.topic, read.topic_scores, read.stance, read.stance_scores, read.abstained.tolist()
-        return list(zip(*columns, strict=True))
+        return [read._make(column[at : at + 1] for column in read) for at in range(len(passages))]
 
-    def _reading(
-        self, topic: int, topic_scores: Any, stance: int, stance_scores: Any, abstained: bool
-    ) -> dict[str, Any]:
-        topic_label = _label(topic, topic_scores, self.topics)
-        on_topic = topic_label.label != OFF_TOPIC
-        stance_label = _label(stance, stance_scores, self.stances) if on_topic else None
-        return {"topic": topic_label, "stance": stance_label, "abstained": abstained}
+    def _reading(self, read: Any) -> dict[str, Any]:
+        """The fields of an answer from the model's reading of one passage."""
+        topic = _label(read.topic[0], read.topic_scores[0], self.topics)
+        stance = _label(read.stance[0], read.stance_scores[0], self.stances) if topic.label != OFF_TOPIC else None
+        return {"topic": topic, "stance": stance, "abstained": bool(read.abstained[0])}
 
 
 def _go_on(over: threading.Event) -> None:

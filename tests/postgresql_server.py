@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from serving_processes import free_port
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -18,7 +19,13 @@ BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 @contextmanager
 def postgresql_server() -> Iterator[str]:
-    """Start it in a temporary folder on a free port, yield its address, and stop it by its process id."""
+    """Start it in a temporary folder on a free port, yield its address, and stop it by its process id.
+
+    The test skips where it is not installed, or its driver is not.
+    """
+    if not BINARIES:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
     user = "postgres" if os.geteuid() == 0 else None  # initdb refuses root
     folder, port = Path(tempfile.mkdtemp(prefix="immnews-postgresql-")), free_port()
     if user:

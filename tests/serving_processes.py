@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import psutil
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +67,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def process_tree(pid: int) -> list[psutil.Process]:
+    """A process and all that it started, itself first; nothing where it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from conftest import Store
 from postgresql_server import postgresql_server
-from serving_processes import free_port
+from serving_processes import free_port, process_tree
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,7 @@ def _mlflow_server(database: str, folder: Path) -> Iterator[str]:
 
 def stop_tree(process: subprocess.Popen[bytes], asked: int = signal.SIGTERM) -> None:
     """A signal to a process and to all that it started, and SIGKILL to what is left of them after 15 s."""
-    try:
-        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        tree = []
+    tree = process_tree(process.pid)
     for one in tree:
         _send(one, asked)
     for one in psutil.wait_procs(tree, timeout=15)[1]:

@@ -6,11 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from conftest import Champion
-from postgresql_server import BINARIES, postgresql_server
-from serving_processes import serving_champion
+from postgresql_server import postgresql_server
+from serving_processes import process_tree, serving_champion
 from sqlalchemy import text
 
 from serving.database import open_engine
@@ -20,8 +19,7 @@ POSTS, BEFORE_THE_KILL = 1_000, 250
 
 def kill_all(pid: int) -> int:
     """SIGKILL to a process and all that it started, supervisor first; gives how many."""
-    supervisor = psutil.Process(pid)
-    all_of_it = [supervisor, *supervisor.children(recursive=True)]
+    all_of_it = process_tree(pid)
     for process in all_of_it:
         process.kill()
     return len(all_of_it)
@@ -42,9 +40,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/corrections.db"
         return
-    if not BINARIES:
-        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
     with postgresql_server() as address:
         yield address
 

@@ -17,7 +17,7 @@ import bentoml
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from postgresql_server import BINARIES, postgresql_server
+from postgresql_server import postgresql_server
 from serving_processes import ROOT, environment, free_port, run
 from sqlalchemy import delete, func, select
 from starlette.requests import Request
@@ -56,9 +56,6 @@ with ThreadPoolExecutor(8) as threads:
 
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[str]:
-    if not BINARIES:
-        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    pytest.importorskip("psycopg", reason='psycopg is not installed (pip install "psycopg[binary]")')
     with postgresql_server() as address:
         yield address
 

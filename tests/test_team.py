@@ -16,7 +16,6 @@ import psutil
 import pytest
 from conftest import QUICK, ROOT, Store
 from mlflow import MlflowClient
-from postgresql_server import BINARIES
 from serving_processes import serving_champion
 from team_server import TeamStore, stop_tree, team_server
 
@@ -38,9 +37,6 @@ class Lone:
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeamStore]:
-    if not BINARIES:
-        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
     with team_server(tmp_path_factory.mktemp("team")) as store:
         yield store
 

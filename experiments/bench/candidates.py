@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -18,6 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from data.corpora import load_corpora
+from experiments.bench import machine
 from training.experiment import DEFAULT, read_experiment
 from training.trainer import Trainer
 
@@ -52,7 +51,8 @@ def fit(name: str, factor: int) -> dict[str, Any]:
         validation = trainer.readable(pipeline, trainer.parts["validation"])
         reports, _ = trainer.evaluate(validation, trainer.scores(pipeline, validation.texts))
         out |= {head: figures.macro_f1.value for head, figures in reports.items()}
-        texts = [f"{text} ({number})" for number in range(8) for text in load_corpora(["bundled"])["train"]["text"]]
+        bundled = load_corpora(["bundled"])["train"]["text"][:]
+        texts = [f"{text} ({number})" for number in range(8) for text in bundled]
         pipeline.predict(texts[:2])  # opens the encoder
         for size in SIZES:
             started = time.perf_counter()
@@ -81,10 +81,9 @@ def measure(rounds: int) -> dict[str, dict[str, list[float]]]:
 
 def table(found: dict[str, dict[str, list[float]]], rounds: int) -> str:
     """Medians, with the lowest and highest where they differ."""
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     names = list(next(iter(found.values())))
     lines = [
-        f"Medians [lowest, highest] of {rounds} rounds in turns, {machine}. Quality: macro-F1, validation split.",
+        f"Medians [lowest, highest] of {rounds} rounds in turns, {machine()}. Quality: macro-F1, validation split.",
         "",
     ]
     lines += ["| | " + " | ".join(f"`{name}`" for name in found) + " |", "| --- |" + " ---: |" * len(found)]

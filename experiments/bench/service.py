@@ -4,7 +4,6 @@ import argparse
 import http.client
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import mlflow.pyfunc
 
 from data.corpora import load_bundled
+from experiments.bench import machine
 from serving.bundle import checked_copy
 from serving.registry import champion
 
@@ -124,17 +124,17 @@ def measure(rounds: int, seconds: float) -> dict[str, list[float]]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="immnews-bench-")))
         model = checked_copy(champion(), folder)
-        serve = [sys.executable, "-m", "serving.serve", "--port", str(PORTS["service"])]
-        bare = ["uvicorn", "experiments.bench.bare:app", "--no-access-log", "--port", str(PORTS["bare"])]
-        scoring = ["mlflow", "models", "serve", "--model-uri", str(model), "--env-manager", "local", "--workers", "1"]
+        bin_ = Path(sys.executable).parent
+        port = {name: ["--port", str(number)] for name, number in PORTS.items()}
+        serve = [sys.executable, "-m", "serving.serve", *port["service"]]
+        bare = [str(bin_ / "uvicorn"), "experiments.bench.bare:app", "--no-access-log", *port["bare"]]
+        scoring = [str(bin_ / "mlflow"), "models", "serve", "--model-uri", str(model), "--env-manager", "local"]
+        scoring += ["--workers", "1", *port["mlflow"]]
         own = {"BENTOML_HOME": str(folder / "bentoml"), "IMMNEWS_FEEDBACK_URL": f"sqlite:///{folder}/feedback.db"}
         stack.enter_context(started(serve, PORTS["service"], "/readyz", folder / "service.log", **own))
-        bin_ = Path(sys.executable).parent
-        bare[0], scoring[0] = str(bin_ / "uvicorn"), str(bin_ / "mlflow")
         stack.enter_context(started(bare, PORTS["bare"], "/readyz", folder / "bare.log", BENCH_MODEL=str(model)))
-        with_port = [*scoring, "--port", str(PORTS["mlflow"])]
         path = f"{bin_}{os.pathsep}{os.environ['PATH']}"
-        stack.enter_context(started(with_port, PORTS["mlflow"], "/ping", folder / "mlflow.log", PATH=path))
+        stack.enter_context(started(scoring, PORTS["mlflow"], "/ping", folder / "mlflow.log", PATH=path))
         reader = mlflow.pyfunc.load_model(str(model)).unwrap_python_model()
 
         def clients(name: str, number: int) -> list[Post]:
@@ -183,16 +183,15 @@ def report(found: dict[str, list[float]]) -> tuple[dict[str, Any], str]:
         "p99 / p50 at 70% load (target 3 or less)": middle["service: p99 ms at 70% load"]
         / middle["service: p50 ms at 70% load"],
     }
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     rounds = len(next(iter(found.values())))
     lines = [
-        f"Medians of {rounds} rounds in turns, {machine}, IMMNEWS_THREADS={os.environ.get('IMMNEWS_THREADS', '2')}.",
+        f"Medians of {rounds} rounds in turns, {machine()}, IMMNEWS_THREADS={os.environ.get('IMMNEWS_THREADS', '2')}.",
         "",
     ]
     lines += ["| ratio | |", "| --- | ---: |", *(f"| {name} | {value:.2f} |" for name, value in ratios.items()), ""]
     lines += ["| figure | median | lowest | highest |", "| --- | ---: | ---: | ---: |"]
     lines += [f"| {name} | {middle[name]:.4g} | {min(v):.4g} | {max(v):.4g} |" for name, v in found.items()]
-    return {"machine": machine, "rounds": rounds, "ratios": ratios, "figures": found}, "\n".join(lines) + "\n"
+    return {"machine": machine(), "rounds": rounds, "ratios": ratios, "figures": found}, "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
