@@ -15,6 +15,7 @@ from data.splits import SPLITS, split_of
 BUNDLED = Path(__file__).parent / "corpus" / "passages.jsonl"
 CONTRAST = Path(__file__).parent / "corpus" / "contrast.jsonl"
 VOICES = Path(__file__).parent / "corpus" / "voices.jsonl"
+OPINIONS = Path(__file__).parent / "corpus" / "opinions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class Corpus:
 CORPORA: dict[str, Corpus] = {
     "bundled": Corpus("bundled", partial(read_passages, BUNDLED, "bundled")),
     # For probing, in no experiment that ships: sets of passages in nearly the same words with opposite stances, and
-    # people who argue, each side in the other's words.
+    # people who argue, each side in the other's words; and people who give their opinion as they come.
     "contrast": Corpus("contrast", partial(read_passages, CONTRAST, "contrast")),
     "voices": Corpus("voices", partial(read_passages, VOICES, "voices")),
+    "opinions": Corpus("opinions", partial(read_passages, OPINIONS, "opinions")),
     "news": Corpus("news", partial(load_news, "train"), news_split),
     "world": Corpus("world", partial(load_news, "world"), always_train),
 }

@@ -154,11 +154,11 @@ def test_negation_turns_the_stance(reader: Any, claim: str, turned: str, stance:
     assert after > before
 
 
-@pytest.mark.parametrize(("corpus", "floor"), [("contrast", 0.48), ("voices", 0.44)])
+@pytest.mark.parametrize(("corpus", "floor"), [("contrast", 0.48), ("voices", 0.44), ("opinions", 0.5)])
 def test_stance_that_only_composition_tells_is_read_better_than_by_chance(
     predict: Predict, corpus: str, floor: float
 ) -> None:
-    """Both sides in nearly the same words: what bags of words cannot do. The most frequent stance has 0.40 and 0.42."""
+    """Both sides in nearly the same words, or in their own. The most frequent stance has 0.40, 0.42 and 0.45."""
     parts = load_corpora([corpus])
     rows = [row for part in parts.values() for row in part]
     names = parts["train"].features["stance"].names
