@@ -1,25 +1,23 @@
 """What stands before BentoML: token, routes, types and sizes are checked here, and every error leaves as the contract
 says. A request that is refused here costs no place in BentoML's queue, and no traceback in the log."""
 
-import asyncio
 import base64
 import hmac
 import json
 import os
 import re
 import reprlib
-import tempfile
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, QueryParams
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import openapi
+from serving.bodies import Bodies, Disconnected, read_body
 from serving.page import ASSETS
 from serving.parsing import BadBody, parse
-from serving.schema import MAX_CHARACTERS, MAX_PASSAGES
+from serving.refusal import Refused
 
 # Routes of BentoML that the description does not name (its upload page, its task queue) stay closed.
 METHODS: dict[str, tuple[str, ...]] = {
@@ -29,39 +27,13 @@ EXPLAIN = {route.path for route in openapi.ROUTES if openapi.EXPLAIN in route.pa
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]", "::1"}
 BODIES = {route.path: route.request for route in openapi.ROUTES if route.request}
 
-# A character beyond the basic plane is 12 bytes in escaped JSON (a surrogate pair) and 4 in UTF-8: the largest valid
-# request is 512 x (12 x 10,000 + quotes, comma, indentation), 61.5 MB.
-MAX_BODY = 64 * 2**20
-BODY_SECONDS, SILENT_SECONDS = 60.0, 8.0  # for the whole body, and between two pieces of it
-IN_MEMORY = 2**20
-RETRY_SECONDS = 1
-
-
-class Refused(Exception):
-    """A request that goes no further: status, message, and headers beside it."""
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.headers = status, message, dict(headers or {})
-
-    def response(self) -> JSONResponse:
-        """The contract's `{"error": ...}`."""
-        headers = self.headers
-        if self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-            headers = {"Retry-After": str(RETRY_SECONDS), **headers}
-        return JSONResponse({"error": self.message}, self.status, headers)
-
-
-class Disconnected(Exception):
-    """The client went away before its request was whole."""
-
 
 class Guard:
     """ASGI application around BentoML's. The settings `IMMNEWS_API_TOKEN` and `IMMNEWS_ALLOWED_HOSTS` (names with
     commas between) are read once, at start."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self.app, self.bodies = app, Bodies()
         self.token = os.environ.get("IMMNEWS_API_TOKEN") or None
         self.hosts = {name.strip().lower() for name in os.environ.get("IMMNEWS_ALLOWED_HOSTS", "").split(",")} - {""}
 
@@ -77,12 +49,14 @@ class Guard:
             check_host(self.hosts, scope, headers)
             check_route(scope["method"], scope["path"])
             check_query(scope["path"], QueryParams(scope["query_string"]))
-            if scope["path"] in BODIES:
-                check_type(headers)
-                body = await read_body(headers, receive)
+            send_on = contract_errors(scope, receive, send)
+            if scope["path"] not in BODIES:
+                return await self.app(scope, receive, send_on)
+            check_type(headers)
+            with self.bodies.share() as grow:
+                body = await read_body(headers, receive, grow)
                 parse(body, BODIES[scope["path"]])
-                receive = replay(body, receive)
-            await self.app(scope, receive, contract_errors(scope, receive, send))
+                await self.app(scope, replay(body, receive), send_on)
         except Refused as refusal:
             await refusal.response()(scope, receive, send)
         except BadBody as error:
@@ -165,37 +139,6 @@ def check_type(headers: Headers) -> None:
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "compressed bodies (Content-Encoding) are refused")
-
-
-async def read_body(headers: Headers, receive: Receive) -> bytes:
-    """The whole body, at most `MAX_BODY` bytes; beyond a megabyte it waits on disk until it is whole.
-
-    Raises:
-        Refused: too large (413, whatever Content-Length says) or too slow (408).
-        Disconnected: the client went away.
-    """
-    limit = f"the body is larger than {MAX_BODY:,} bytes; send at most {MAX_PASSAGES} passages of {MAX_CHARACTERS:,}"
-    too_large = Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{limit} characters", {"Connection": "close"})
-    declared = headers.get("content-length", "0")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > MAX_BODY:
-        raise too_large
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
-                while True:
-                    async with asyncio.timeout(SILENT_SECONDS):
-                        message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise Disconnected
-                    spool.write(message.get("body", b""))
-                    if spool.tell() > MAX_BODY:
-                        raise too_large
-                    if not message.get("more_body", False):
-                        spool.seek(0)
-                        return spool.read()
-    except TimeoutError:
-        late = f"the body did not arrive within {BODY_SECONDS:g} seconds, or stopped for {SILENT_SECONDS:g}"
-        raise Refused(HTTPStatus.REQUEST_TIMEOUT, late, {"Connection": "close"}) from None
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

@@ -9,6 +9,8 @@ from pydantic_core import ErrorDetails
 
 SHOWN = 3
 MAX_FIELDS = 20  # each unknown one would be an error of its own
+# A body of nothing but empty lists would take minutes, and many times its size in memory; no valid one has so many.
+MAX_VALUES = 200_000
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -22,6 +24,9 @@ def parse(body: bytes, model: type[Body]) -> Body:
     Raises:
         BadBody: with the first few things that are wrong.
     """
+    if _values(body) > MAX_VALUES:
+        many = f"the body has over {MAX_VALUES:,} values"
+        raise BadBody(f"{many}; it must be an object with the fields [{_wanted(model)}]")
     try:
         document = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -42,6 +47,16 @@ def parse(body: bytes, model: type[Body]) -> Body:
         details = error.errors(include_url=False)
         more = [f"and {len(details) - SHOWN} more"] if len(details) > SHOWN else []
         raise BadBody("; ".join([*(_explain(detail, model) for detail in details[:SHOWN]), *more])) from None
+
+
+def _values(body: bytes) -> int:
+    """About how many values JSON holds, by what opens or parts them; strings are counted and not looked into."""
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    strings = bare.count(b'"') // 2
+    if strings > MAX_VALUES:
+        return strings
+    outside = b"".join(bare.split(b'"')[::2])
+    return sum(outside.count(mark) for mark in (b",", b"[", b"{"))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from serving.schema import (
 )
 from serving.settings import seconds, threads
 from serving.summary import summarise
+from serving.supervisor import watch_closely
 
 NAME = "immigration-news"
 # Beyond this many requests at once the next is told to come back (429); within it, each waits its turn.
@@ -74,7 +75,7 @@ class GuardedService(Service[Any]):
         """The guard goes outermost: BentoML puts middleware that it is given inside its own."""
         log_as_json()
         uvicorn.config.HTTP_PROTOCOLS["auto"] = connections.HERE
-        return Draining(Observed(Guard(Page(super().to_asgi(is_main=is_main))), list(METHODS)))
+        return Observed(Draining(Guard(Page(super().to_asgi(is_main=is_main)))), list(METHODS))
 
     @property
     def openapi_spec(self) -> openapi.Document:
@@ -116,6 +117,8 @@ class ImmigrationNews:
     """Topic and stance of news passages on immigration."""
 
     stored = bentoml.models.BentoModel(bentoml.use_arguments(Arguments).model)
+    # Called in the process that starts the workers, before it starts any.
+    supervised = bentoml.on_deployment(watch_closely)
 
     def __init__(self) -> None:
         stored = self.stored

@@ -1,5 +1,6 @@
 """For the tests of the service: a registry that may be tampered with, and servers as processes of their own."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,14 +9,15 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
 from mlflow import MlflowClient
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parents[1]
 # Nothing listens there: whoever tries to reach the network fails at once.
@@ -125,3 +127,24 @@ def server(arguments: Sequence[str], port: int, cwd: Path, variables: Mapping[st
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def json_lines(folder: Path) -> list[dict[str, Any]]:
+    """The lines that the worker wrote; BentoML's supervisor speaks plainly."""
+    return [json.loads(line) for line in (folder / "server.log").read_text().splitlines() if line.startswith("{")]
+
+
+def figures(client: httpx.Client) -> dict[tuple[str, ...], float]:
+    """Each sample of our own by its name and the values of its labels, in the order of their names."""
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    samples = [sample for family in families for sample in family.samples if sample.name.startswith("immigration")]
+    return {(sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value for sample in samples}
+
+
+def wait_for(found: Callable[[], Any]) -> Any:
+    """What `found` gives, once it gives something: a line is written after its answer is out."""
+    for _ in range(200):
+        if result := found():
+            return result
+        time.sleep(0.1)
+    raise AssertionError("it did not come")

@@ -1,38 +1,22 @@
 """What an operator sees of a request: a line of JSON, figures for Prometheus, and no text unless asked for."""
 
 import json
-import time
-from collections.abc import Callable
+import socket
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
-from conftest import Champion
-from prometheus_client.parser import text_string_to_metric_families
-from serving_processes import serving_champion
+import pytest
+from serving_processes import figures, json_lines, wait_for
 
 PASSAGE = "Border officers turned back forty people at the bridge, a spokeswoman said."
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines that the worker wrote; BentoML's supervisor speaks plainly."""
-    return [json.loads(line) for line in (folder / "server.log").read_text().splitlines() if line.startswith("{")]
-
-
-def wait_for(found: Callable[[], Any]) -> Any:
-    """What `found` gives, once it gives something: a line is written after its answer is out."""
-    for _ in range(50):
-        if result := found():
-            return result
-        time.sleep(0.1)
-    raise AssertionError("it did not come")
 
 
 def test_each_request_is_a_line_of_json(served: httpx.Client, served_folder: Path) -> None:
     body = {"passages": [PASSAGE, PASSAGE + " Twice."]}
     answer = served.post("/classify", json=body, headers={"X-Request-ID": "night-desk.7"})
     assert answer.headers["x-request-id"] == "night-desk.7"
-    line = wait_for(lambda: [line for line in lines(served_folder) if line.get("request_id") == "night-desk.7"])[0]
+    line = wait_for(lambda: [line for line in json_lines(served_folder) if line.get("request_id") == "night-desk.7"])[0]
     known = {"level": "INFO", "message": "request", "method": "POST", "route": "/classify", "status": 200}
     known |= {"passages": 2, "characters": 2 * len(PASSAGE) + 7, "model_version": "1"}
     assert known.items() <= line.items()
@@ -47,18 +31,11 @@ def test_what_is_refused_is_a_line_too_but_holds_no_word_of_it(served: httpx.Cli
     ]
     assert [answer.status_code for answer in refused] == [404, 400, 200]
     ids = {answer.headers["x-request-id"] for answer in refused}
-    found = wait_for(lambda: (own := [x for x in lines(served_folder) if x.get("request_id") in ids])[2:] and own)
+    found = wait_for(lambda: (own := [x for x in json_lines(served_folder) if x.get("request_id") in ids])[2:] and own)
     assert [(line["route"], line["status"]) for line in found] == [
         ("other", 404), ("/classify", 400), ("/classify", 200),
     ]  # fmt: skip
     assert "plugh" not in (served_folder / "server.log").read_text()
-
-
-def figures(client: httpx.Client) -> dict[tuple[str, ...], float]:
-    """Each sample of our own by its name and the values of its labels, in the order of their names."""
-    families = text_string_to_metric_families(client.get("/metrics").text)
-    samples = [sample for family in families for sample in family.samples if sample.name.startswith("immigration")]
-    return {(sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value for sample in samples}
 
 
 def test_figures_count_what_was_read(served: httpx.Client) -> None:
@@ -90,7 +67,33 @@ def test_figures_count_what_was_read(served: httpx.Client) -> None:
     assert wait_for(grown)
 
 
-def test_the_text_is_logged_where_asked_for(champion: Champion, tmp_path: Path) -> None:
-    with serving_champion(champion.uri, tmp_path, IMMNEWS_LOG_TEXT="true") as client:
-        client.post("/classify", json={"passages": [PASSAGE]})
-        assert wait_for(lambda: [line for line in lines(tmp_path) if line.get("texts") == [PASSAGE]])
+HEAD = b"POST /classify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Type: application/"
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [
+        ([b"\x16\x03\x01\r\n\r\n"], 1),  # TLS
+        ([b"GET /codebook HTTP/1.1\r\n\r\n"], 1),  # no Host
+        ([b"GET /codebook HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 66_000], 1),
+        ([HEAD + b"json\r\n\r\nno chunk\r\n"], 0),  # a request that has begun is counted as one
+        ([HEAD + b"json\r\n\r\n" + b"1\r\n \r\n" * 2_500], 1),  # more would be left unread, and cut the answer off
+        ([HEAD + b"xml\r\n\r\n", b"no chunk\r\n"], 1),  # it has been answered
+    ],
+)
+def test_what_is_not_http_is_refused_like_all_else_and_counted(
+    served: httpx.Client, said: list[bytes], counted: int
+) -> None:
+    before = figures(served)
+    with socket.create_connection((served.base_url.host, served.base_url.port)) as connection:
+        connection.settimeout(20)
+        answers = b""
+        for piece in said:
+            connection.sendall(piece)
+            answers += connection.recv(2**16)
+        with suppress(ConnectionResetError):  # where there was more to read
+            while more := connection.recv(2**16):
+                answers += more
+    assert b"HTTP/1.1 400 " in answers and json.loads(answers.rpartition(b"\r\n\r\n")[2])["error"]
+    key = ("immigration_news_requests_total", "other", "400")
+    assert wait_for(lambda: figures(served).get(key, 0) == before.get(key, 0) + counted)

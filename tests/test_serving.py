@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,13 @@ import httpx
 import mlflow
 import pandas as pd
 import pytest
+from conftest import Champion
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving_processes import copy_registry, serving_champion
+from serving_processes import copy_registry, figures, json_lines, serving_champion, wait_for
 
-from serving import guard
+from serving.bodies import MAX_BODY
+from serving.parsing import MAX_VALUES
 from serving.schema import MAX_CHARACTERS, MAX_PASSAGES
 from serving.service import CONCURRENT
 
@@ -34,18 +37,19 @@ PASSAGES = [
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that code planted beside the model would write."""
-    return tmp_path_factory.mktemp("planted") / "ran"
+def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the log of `other` lies; code planted beside its model would write the file `ran` there."""
+    return tmp_path_factory.mktemp("other")
 
 
 @pytest.fixture(scope="module")
-def client(champion: Any, planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """`make serve`, over a registry in which somebody put a module beside the model's own."""
-    folder = tmp_path_factory.mktemp("serve")
-    registry = copy_registry(champion.uri, folder)
-    (registry.model / "code" / "skops.py").write_text(f"open({str(planted)!r}, 'w')\nraise SystemExit(3)\n")
-    with serving_champion(registry.uri, folder) as client:
+def other(history: Champion, served: httpx.Client, served_folder: Path, other_folder: Path) -> Iterator[httpx.Client]:
+    """Another server in the BentoML home of `served`, which logs the text; somebody put a module beside its model's."""
+    registry = copy_registry(history.uri, other_folder)
+    planted = f"open({str(other_folder / 'ran')!r}, 'w')\nraise SystemExit(3)\n"
+    (registry.model / "code" / "skops.py").write_text(planted)
+    home = str(served_folder / "bentoml")
+    with serving_champion(registry.uri, other_folder, BENTOML_HOME=home, IMMNEWS_LOG_TEXT="true") as client:
         yield client
 
 
@@ -55,16 +59,16 @@ def registered(champion: Any) -> Any:
     return mlflow.MlflowClient(champion.uri, champion.uri).get_model_version_by_alias("immigration-news", "champion")
 
 
-def classify(client: httpx.Client, passages: list[str]) -> dict[str, Any]:
-    response = client.post("/classify", json={"passages": passages})
+def classify(served: httpx.Client, passages: list[str]) -> dict[str, Any]:
+    response = served.post("/classify", json={"passages": passages})
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer
 
 
-def test_answers_as_the_contract_says(client: httpx.Client, registered: Any) -> None:
-    answer = classify(client, PASSAGES)
-    codebook = client.get("/codebook").json()
+def test_answers_as_the_contract_says(served: httpx.Client, registered: Any) -> None:
+    answer = classify(served, PASSAGES)
+    codebook = served.get("/codebook").json()
     topics = [topic["name"] for topic in codebook["topics"]]
     stances = [stance["name"] for stance in codebook["stances"]]
     assert answer.keys() == {"readings", "model"}
@@ -105,8 +109,8 @@ def check_against(offline: Any, texts: list[str], readings: list[dict[str, Any]]
     ]
 
 
-def test_served_labels_equal_the_offline_models(client: httpx.Client, offline: Any) -> None:
-    check_against(offline, PASSAGES, classify(client, PASSAGES)["readings"])
+def test_served_labels_equal_the_offline_models(served: httpx.Client, offline: Any) -> None:
+    check_against(offline, PASSAGES, classify(served, PASSAGES)["readings"])
 
 
 ANY_TEXT = st.one_of(
@@ -120,12 +124,12 @@ ANY_TEXT = st.one_of(
 
 
 @given(st.lists(ANY_TEXT, max_size=6))
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=75, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_text_is_read_as_the_offline_model_reads_it_or_refused(
-    client: httpx.Client, offline: Any, texts: list[str]
+    served: httpx.Client, offline: Any, texts: list[str]
 ) -> None:
     body = json.dumps({"passages": texts})
-    response = client.post("/classify", content=body, headers=JSON)
+    response = served.post("/classify", content=body, headers=JSON)
     texts = json.loads(body)["passages"]  # a pair of surrogates has become its character
     valid = texts and all(1 <= len(text) <= MAX_CHARACTERS and is_unicode(text) for text in texts)
     assert response.status_code == (200 if valid else 400), response.text
@@ -140,37 +144,61 @@ def is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def test_readings_come_in_the_order_of_the_passages(client: httpx.Client) -> None:
-    forwards = classify(client, PASSAGES)["readings"]
-    assert classify(client, PASSAGES[::-1])["readings"] == forwards[::-1]
-    assert classify(client, PASSAGES[:1])["readings"] == forwards[:1]
+def test_readings_come_in_the_order_of_the_passages(served: httpx.Client) -> None:
+    forwards = classify(served, PASSAGES)["readings"]
+    assert classify(served, PASSAGES[::-1])["readings"] == forwards[::-1]
+    assert classify(served, PASSAGES[:1])["readings"] == forwards[:1]
 
 
-def test_says_what_is_served(client: httpx.Client, registered: Any) -> None:
-    model = client.get("/model").json()
+def test_says_what_is_served(served: httpx.Client, registered: Any) -> None:
+    model = served.get("/model").json()
     assert model["version"] == str(registered.version)
     assert model["run_id"] == registered.tags["run_id"]
     assert model["manifest"] == registered.tags["manifest"]
     assert model["quality"]
-    codebook = client.get("/codebook").json()
+    codebook = served.get("/codebook").json()
     assert len(codebook["topics"]) == 11 and all(topic["definition"] for topic in codebook["topics"])
     assert len(codebook["stances"]) == 3 and codebook["rules"] and codebook["crosswalk"]
 
 
-def test_describes_its_routes_and_errors(client: httpx.Client) -> None:
-    paths = client.get("/docs.json").json()["paths"]
+def test_describes_its_routes_and_errors(served: httpx.Client) -> None:
+    paths = served.get("/docs.json").json()["paths"]
     assert {"/classify", "/codebook", "/model", "/livez", "/readyz", "/metrics"} <= paths.keys()
     responses = paths["/classify"]["post"]["responses"]
     assert {"200", "400", "401", "413", "415", "429", "503"} <= responses.keys()
-    assert "bentoml_service_request" in client.get("/metrics").text
+    assert "bentoml_service_request" in served.get("/metrics").text
 
 
-def test_a_module_planted_in_the_registry_does_not_run(client: httpx.Client, planted: Path) -> None:
-    classify(client, PASSAGES[:1])
-    assert not planted.exists()
+def test_a_module_planted_in_the_registry_does_not_run(other: httpx.Client, other_folder: Path) -> None:
+    classify(other, PASSAGES[:1])
+    assert not (other_folder / "ran").exists()
+
+
+def test_the_text_is_logged_where_asked_for(other: httpx.Client, other_folder: Path) -> None:
+    classify(other, PASSAGES[:1])
+    assert wait_for(lambda: [line for line in json_lines(other_folder) if line.get("texts") == PASSAGES[:1]])
+
+
+def test_servers_that_share_a_home_count_apart(served: httpx.Client, other: httpx.Client) -> None:
+    key = ("immigration_news_requests_total", "/model", "200")
+    before, others = figures(served).get(key, 0), figures(other).get(key, 0)
+    for _ in range(3):
+        assert served.get("/model").json()["version"] != other.get("/model").json()["version"]
+    assert wait_for(lambda: figures(served)[key] == before + 3 and figures(other)[key] == others + 3)
+
+
+def test_a_service_that_runs_outlives_its_models_files(
+    other: httpx.Client, other_folder: Path, served_folder: Path
+) -> None:
+    before = classify(other, PASSAGES)
+    [model] = [path for path in served_folder.glob("bentoml/models/immigration-news/2-*") if path.is_dir()]
+    shutil.rmtree(model)
+    assert classify(other, PASSAGES) == before
+    assert other.get("/readyz").status_code == 200
 
 
 BAD = {
+    "too many values": (b'{"passages":[' + b"[]," * MAX_VALUES + b"[]]}", "over 200,000 values"),
     "no body": (b"", "not JSON"),
     "half an object": (b"{", "not JSON"),
     "two documents": (b'{"passages":["a"]} {}', "not JSON"),
@@ -197,17 +225,22 @@ BAD = {
 }
 
 
-def test_a_body_of_a_hundred_thousand_fields_is_refused_at_once(client: httpx.Client) -> None:
+def test_a_body_of_a_hundred_thousand_fields_is_refused_at_once(served: httpx.Client) -> None:
     names = [f"f{number}" for number in range(100_000)]
     many = json.dumps(dict.fromkeys(names, 0))
     for body, says in ((many, "100,000 fields"), (many[:-1] + ', "f99999": 0}', "'f99999' stands twice")):
-        response = client.post("/classify", content=body, headers=JSON, timeout=10)  # squared, it would be minutes
+        response = served.post("/classify", content=body, headers=JSON, timeout=10)  # squared, it would be minutes
         assert response.status_code == 400 and says in response.json()["error"]
 
 
+def test_what_stands_inside_a_passage_is_no_value(served: httpx.Client) -> None:
+    passage = ',[{"\\' * (MAX_CHARACTERS // 5)
+    classify(served, [passage] * 100)
+
+
 @pytest.mark.parametrize(("body", "says"), BAD.values(), ids=list(BAD))
-def test_a_bad_body_is_refused_by_name(client: httpx.Client, body: bytes, says: str) -> None:
-    response = client.post("/classify", content=body, headers=JSON)
+def test_a_bad_body_is_refused_by_name(served: httpx.Client, body: bytes, says: str) -> None:
+    response = served.post("/classify", content=body, headers=JSON)
     assert response.status_code == 400
     assert response.json().keys() == {"error"}
     assert says in response.json()["error"]
@@ -232,10 +265,10 @@ def test_a_bad_body_is_refused_by_name(client: httpx.Client, body: bytes, says: 
     ],
 )
 def test_types_routes_and_methods(
-    client: httpx.Client, method: str, path: str, headers: dict[str, str], status: int
+    served: httpx.Client, method: str, path: str, headers: dict[str, str], status: int
 ) -> None:
     content = b'{"passages":["a"]}' if method == "POST" else b""
-    response = client.request(method, path, content=content, headers=headers)
+    response = served.request(method, path, content=content, headers=headers)
     assert response.status_code == status
     if status >= 400:
         assert response.json().keys() == {"error"}
@@ -243,63 +276,65 @@ def test_types_routes_and_methods(
 
 
 @pytest.mark.parametrize("route", ["/classify", "/codebook", "/model"])
-def test_a_pickle_is_not_opened(client: httpx.Client, route: str, tmp_path: Path) -> None:
+def test_a_pickle_is_not_opened(served: httpx.Client, route: str, tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
             return open, (str(tmp_path / "opened"), "w")
 
     for kind in ("application/vnd.bentoml+pickle", "Application/Vnd.BentoML+Pickle", "application/octet-stream"):
-        response = client.post(route, content=pickle.dumps(Bomb()), headers={"Content-Type": kind})
+        response = served.post(route, content=pickle.dumps(Bomb()), headers={"Content-Type": kind})
         assert response.status_code in (405, 415)
     assert not (tmp_path / "opened").exists()
 
 
-def test_a_body_over_the_limit_is_refused_however_it_comes(client: httpx.Client) -> None:
+def test_a_body_over_the_limit_is_refused_however_it_comes(served: httpx.Client) -> None:
     def chunks() -> Iterator[bytes]:
-        for _ in range(guard.MAX_BODY // 2**20 + 2):
+        for _ in range(MAX_BODY // 2**20 + 2):
             yield b" " * 2**20
 
-    for content in (b" " * (guard.MAX_BODY + 1), chunks()):
-        response = client.post("/classify", content=content, headers=JSON)
+    for content in (b" " * (MAX_BODY + 1), chunks()):
+        response = served.post("/classify", content=content, headers=JSON)
         assert response.status_code == 413
-        assert f"{guard.MAX_BODY:,} bytes" in response.json()["error"]
+        assert f"{MAX_BODY:,} bytes" in response.json()["error"]
 
 
 def test_the_largest_valid_body_fits() -> None:
     body = {"passages": ["\N{PILE OF POO}" * MAX_CHARACTERS] * MAX_PASSAGES}
-    assert len(json.dumps(body, indent=4)) < guard.MAX_BODY
+    assert len(json.dumps(body, indent=4)) < MAX_BODY
 
 
-def test_overload_is_told_when_to_return_and_passes(client: httpx.Client) -> None:
+def test_overload_is_told_when_to_return_and_passes(served: httpx.Client) -> None:
     start = threading.Barrier(CONCURRENT + 40)
 
     def post(_: int) -> httpx.Response:
-        with httpx.Client(base_url=client.base_url, timeout=60, trust_env=False) as own:
-            own.get("/livez")
-            start.wait()
-            return own.post("/classify", json={"passages": PASSAGES[:5]})
+        start.wait()
+        return own.post("/classify", json={"passages": PASSAGES[:5]})
 
-    with ThreadPoolExecutor(CONCURRENT + 40) as threads:
+    limits = httpx.Limits(max_connections=None)
+    with (
+        httpx.Client(base_url=served.base_url, timeout=60, limits=limits, trust_env=False) as own,
+        ThreadPoolExecutor(CONCURRENT + 40) as threads,
+    ):
         responses = list(threads.map(post, range(CONCURRENT + 40)))
     shed = [response for response in responses if response.status_code != 200]
     assert shed and len(responses) - len(shed) >= CONCURRENT
     for response in shed:
         assert response.status_code in (429, 503)
         assert response.headers["retry-after"].isdigit() and response.json().keys() == {"error"}
-    classify(client, PASSAGES[:1])
+    classify(served, PASSAGES[:1])
 
 
-def test_one_bad_request_harms_no_other(client: httpx.Client) -> None:
+def test_one_bad_request_harms_no_other(served: httpx.Client) -> None:
     def post(number: int) -> int:
-        return client.post("/classify", json={"passages": [PASSAGES[0], "" if number == 7 else "b"]}).status_code
+        return served.post("/classify", json={"passages": [PASSAGES[0], "" if number == 7 else "b"]}).status_code
 
     with ThreadPoolExecutor(24) as threads:
         assert [400 if number == 7 else 200 for number in range(24)] == list(threads.map(post, range(24)))
 
 
-def test_the_log_holds_no_passage(client: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> None:
-    classify(client, ["xyzzy in the plain"])
-    client.post("/classify", json={"passages": ["xyzzy in the plain", ""]})
-    logs = "".join(path.read_text() for path in tmp_path_factory.getbasetemp().glob("serve[0-9]*/server.log"))
-    assert '"route": "/classify"' in logs and "xyzzy" not in logs
-    assert "Traceback" not in logs and "exc_info" not in logs and '"level": "ERROR"' not in logs
+def test_the_log_holds_no_passage(served: httpx.Client, served_folder: Path) -> None:
+    classify(served, ["xyzzy in the plain"])
+    served.post("/classify", json={"passages": ["xyzzy in the plain", ""]})
+    log = (served_folder / "server.log").read_text()
+    assert '"route": "/classify"' in log and "xyzzy" not in log
+    assert "Traceback" not in log and "exc_info" not in log and '"level": "ERROR"' not in log
