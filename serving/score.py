@@ -4,8 +4,10 @@ import argparse
 import sqlite3
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +15,11 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from serving import manifest, registry
-from serving.batch import locations, parts, provenance, tables
+from serving.batch import cluster, locations, parts, provenance, tables
 from serving.batch.linewise import open_source
 from serving.batch.locations import Target
-from serving.batch.readings import BadModel, workers
-from serving.batch.scoring import Run, part_blocks
+from serving.batch.readings import BadModel, Score, score, workers
+from serving.batch.scoring import Run, ahead, part_blocks
 from serving.batch.sources import BadInput, Source, Wanted
 from serving.schema import MAX_ARTICLE
 
@@ -31,7 +33,7 @@ class OutputExists(Exception):
 
 REFUSALS = (
     locations.BadLocation, BadInput, BadModel, OutputExists, parts.OtherRun, registry.NoChampion, manifest.ChangedModel,
-    OSError, sqlite3.Error, pa.ArrowException, RecursionError,
+    cluster.NoCluster, OSError, sqlite3.Error, pa.ArrowException, RecursionError,
 )  # fmt: skip
 
 
@@ -68,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
     )
     line.add_argument(
         "--processes", type=partial(whole, MAX_PROCESSES), default=1, metavar="N", help="worker processes (1)"
+    )
+    line.add_argument(
+        "--engine", choices=["local", "ray"], default="local", help=f"ray: in the cluster of {cluster.ADDRESS} (local)"
     )
     line.add_argument(
         "--part-rows", type=partial(whole, MAX_PART_ROWS), metavar="N", help="rows that a kill costs at most (10000)"
@@ -166,9 +171,25 @@ def make_parts(
     parts.drop(fetched)
     fetched.mkdir()
     model, done = checked_copy(champion, fetched), kept.counts().get("rows", 0)
-    bar = tqdm(total=source.rows, initial=done, unit=" rows", desc="scoring", mininterval=0.5)
-    with workers(options.processes) as pool, bar:
-        Run(kept, table, pool, model, bar.update).over(part_blocks(source.blocks(), options.part_rows))
+    waiting = ahead(options.processes, options.part_rows)
+    with (
+        scorer(options, model, champion) as submit,
+        tqdm(total=source.rows, initial=done, unit=" rows", desc="scoring", mininterval=0.5) as bar,
+    ):
+        Run(kept, table, submit, waiting, bar.update).over(part_blocks(source.blocks(), options.part_rows))
+
+
+@contextmanager
+def scorer(
+    options: argparse.Namespace, model: Path, champion: registry.Champion
+) -> Iterator[Callable[[Sequence[str]], Future[list[Score]]]]:
+    """What hands texts to the worker processes of the engine that was chosen."""
+    if options.engine == "ray":
+        with cluster.workers(options.processes, model, champion.manifest) as submit:
+            yield submit
+    else:
+        with workers(options.processes) as pool:
+            yield lambda texts: pool.submit(score, model, texts)
 
 
 def summary(counts: Mapping[str, int], rate: float, output: str) -> str:

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -108,8 +108,12 @@ def printable(value: Any) -> Any:
 
 
 def dump(value: Any) -> str:
-    """JSON in one line, readable; escaped where UTF-8 cannot hold it."""
-    text = json.dumps(value, ensure_ascii=False)
+    """JSON in one line, readable; escaped where UTF-8 cannot hold it. NaN and infinity, which JSON lacks, are null."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        value = plain(value)
+        text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -118,7 +122,7 @@ def dump(value: Any) -> str:
 
 
 def objects(table: pa.Table, rows: int) -> list[str]:
-    """The rows of a table (so many) as JSON objects: times in ISO 8601, bytes in base64, NaN as null."""
+    """The rows of a table (so many) as JSON objects: times in ISO 8601, bytes in base64, NaN and infinity as null."""
     names, columns = table.column_names, [plain_values(values) for values in table.columns]
     if not names:
         return ["{}"] * rows
@@ -128,11 +132,42 @@ def objects(table: pa.Table, rows: int) -> list[str]:
 def plain_values(values: pa.ChunkedArray) -> Iterable[Any]:
     """The values of a column as JSON knows them."""
     try:
-        kept = values.to_pylist()
+        kept = decoded(values)
     except OverflowError:  # a time that Python has no date for
         kept = values.cast(pa.string()).to_pylist()
     simple = pa.types.is_string(values.type) or pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)
     return kept if simple else [plain(value) for value in kept]
+
+
+def decoded(values: pa.ChunkedArray) -> list[Any]:
+    """The values of a column as Python knows them.
+
+    Parquet may hold strings that are not UTF-8: they get U+FFFD for each byte that cannot be read. A list or an object
+    with such a string in it becomes null.
+    """
+    try:
+        return cast(list[Any], values.to_pylist())
+    except UnicodeDecodeError:
+        return [value.as_py() if decodes(value) else salvaged(value) for value in values]
+
+
+def decodes(value: pa.Scalar) -> bool:
+    """Whether all strings of a value are UTF-8."""
+    try:
+        value.as_py()
+    except UnicodeDecodeError:
+        return False
+    except (ValueError, OverflowError):  # a time that Python has no date for
+        return True
+    return True
+
+
+def salvaged(value: pa.Scalar) -> str | None:
+    """A string that is not UTF-8, as far as it can be read."""
+    string = value.value if isinstance(value, pa.DictionaryScalar) else value
+    if pa.types.is_nested(string.type):
+        return None
+    return str(string.cast(pa.large_binary()).as_py(), "utf-8", "replace")
 
 
 def plain(value: Any) -> Any:

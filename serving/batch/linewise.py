@@ -85,7 +85,7 @@ class JsonSource(Source):
                 kept = [
                     # White space between values may hold a return, at which some would end the line.
                     line.decode("utf-8-sig").replace("\r", " ").strip()
-                    if whole and record
+                    if whole and record and standard(line)
                     else jsontypes.dump(
                         {name: record[name] for name in map(original.get, self.names) if name in record}
                     )
@@ -146,6 +146,15 @@ def row_problem(row: list[str], length: int) -> Problem | None:
     if any("\udc80" <= character <= "\udcff" for cell in row if not cell.isascii() for character in cell):
         return Problem("not UTF-8", "the row is not UTF-8; convert the file")
     return None
+
+
+def standard(line: bytes) -> bool:
+    """Whether a line that Python takes for JSON is JSON, which has neither NaN nor infinity."""
+    if b"NaN" not in line and b"Infinity" not in line:
+        return True
+    found: list[str] = []
+    json.loads(line.decode("utf-8-sig"), parse_constant=found.append)
+    return not found
 
 
 def parsed(line: bytes) -> dict[str, Any] | Problem:

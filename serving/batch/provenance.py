@@ -16,9 +16,10 @@ from serving import registry
 from serving.batch import locations
 from serving.batch.locations import Target
 from serving.batch.parts import Parts
-from serving.batch.tables import METADATA, SIDECAR, Table
+from serving.batch.tables import DIGEST, METADATA, SIDECAR, Table, digest
 
 PACKAGES = ("numpy", "onnxruntime", "pyarrow", "scikit-learn", "sentencex", "trafilatura")
+PARQUET_END = 8  # the footer's length and "PAR1"
 # The options on which the output depends, and what they are when not given.
 DEFAULTS = {"text": "text", "columns": None, "min_confidence": 0.0, "articles": False, "part_rows": 10_000}
 
@@ -76,6 +77,9 @@ def finished(target: Target) -> str | None:
         if target.path.endswith(".parquet"):
             with target.system.open(target.path, "rb") as file, pq.ParquetFile(file) as parquet:
                 noted = json.loads((parquet.schema_arrow.metadata or {})[METADATA])
+                footer = parquet.metadata.serialized_size + PARQUET_END
+                if parquet.metadata.metadata[DIGEST].decode("ascii") != digest(file, file.seek(0, 2) - footer):
+                    return None
         else:
             beside = target.beside(SIDECAR)
             noted = json.loads(beside.system.cat_file(beside.path))

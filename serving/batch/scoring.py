@@ -2,16 +2,16 @@
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from math import ceil
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from serving.articles import cut
 from serving.batch.parts import Parts
-from serving.batch.readings import Score, score
+from serving.batch.readings import Score
 from serving.batch.sources import Block, Problem
 from serving.batch.tables import Row, Table
 from serving.schema import MAX_ARTICLE, MAX_CHARACTERS, MAX_CUT
@@ -19,8 +19,6 @@ from serving.schema import MAX_ARTICLE, MAX_CHARACTERS, MAX_CUT
 # A part ends earlier if its rows are long.
 PART_BYTES = 32 * 2**20
 TASK = 200
-# So many parts wait for their scores while the next is read.
-AHEAD = 1
 
 
 class Pending(NamedTuple):
@@ -40,8 +38,8 @@ class Run(NamedTuple):
 
     parts: Parts
     table: Table
-    pool: Executor
-    model: Path
+    submit: Callable[[Sequence[str]], Future[list[Score]]]  # hands texts to the workers
+    ahead: int  # so many parts wait for their scores while the next is read
     advance: Callable[[int], Any]  # told how many rows more are done
 
     def over(self, blocks: Iterator[Block]) -> None:
@@ -52,7 +50,7 @@ class Run(NamedTuple):
             if number >= done:
                 waiting = {digest for part in pending for digest in part.new}
                 pending.append(self.begin(number, first, block, waiting))
-                if len(pending) > AHEAD:
+                if len(pending) > self.ahead:
                     self.finish(pending.popleft())
             first += len(block.texts)
         while pending:
@@ -66,8 +64,7 @@ class Run(NamedTuple):
         known = self.parts.scores(by_digest)
         new = {key: text for key, text in by_digest.items() if key not in known and key not in waiting}
         fresh = list(new.values())
-        chunks = [fresh[at : at + TASK] for at in range(0, len(fresh), TASK)]
-        tasks = [self.pool.submit(score, self.model, chunk) for chunk in chunks]
+        tasks = [self.submit(fresh[at : at + TASK]) for at in range(0, len(fresh), TASK)]
         return Pending(number, first, block, rows, digests, new, tasks)
 
     def finish(self, part: Pending) -> None:
@@ -98,6 +95,11 @@ class Run(NamedTuple):
         counts["duplicates"] = len(given) - len(part.new)
         counts["abstained"] = sum(map(self.table.abstains, given))
         return counts
+
+
+def ahead(processes: int, part_rows: int) -> int:
+    """How many parts wait for their scores, so that no process waits for the next part."""
+    return ceil(2 * processes * TASK / part_rows)
 
 
 def part_blocks(blocks: Iterator[Block], rows: int) -> Iterator[Block]:

@@ -108,18 +108,18 @@ class Source:
         # Columns are read page by page: a row group may be larger than the memory.
         with pq.ParquetFile(opened, buffer_size=2**20, pre_buffer=False) as parquet:
             there = [name for name in names if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(AT_ONCE, columns=there, use_threads=False):
+            for batch in parquet.iter_batches(rows_at_once(parquet), columns=there, use_threads=False):
                 table = pa.Table.from_batches([batch])
                 for name in names:
                     if name not in there:
                         table = table.append_column(
                             self.found.field(name), pa.nulls(len(table), self.found.field(name).type)
                         )
-                texts = table[self.wanted.text].to_pylist()
+                texts, problems = jsontypes.decoded(table[self.wanted.text]), unreadable(table)
                 kept = table.select(self.names)
                 if not kept.schema.equals(self.schema):
                     kept = kept.cast(self.schema)
-                yield Block(texts, [None] * len(texts), self.as_kept(kept, len(texts)), batch.nbytes)
+                yield Block(texts, problems, self.as_kept(kept, len(texts)), batch.nbytes)
 
     def as_kept(self, table: pa.Table, rows: int) -> Kept:
         """A table as the output wants it; `rows`, because one without columns does not know."""
@@ -148,14 +148,36 @@ def unique(schema: pa.Schema, file: File) -> pa.Schema:
     return schema
 
 
-def grouped(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Items in lists of `AT_ONCE`, or fewer if they come to `BYTES_AT_ONCE`."""
+def unreadable(table: pa.Table) -> list[Problem | None]:
+    """What is wrong with those rows in which a string is not UTF-8. Parquet keeps its bytes, other outputs cannot."""
+    problems: list[Problem | None] = [None] * len(table)
+    for name, values in zip(table.column_names, table.columns, strict=True):
+        try:
+            values.validate(full=True)
+        except pa.ArrowInvalid:
+            for at, value in enumerate(values):
+                if not jsontypes.decodes(value):
+                    problems[at] = Problem("not UTF-8", f"column {name!r} is not UTF-8; convert the file")
+    return problems
+
+
+def rows_at_once(parquet: pq.ParquetFile) -> int:
+    """How many rows come to `BYTES_AT_ONCE` in the row group that has the longest; at most `AT_ONCE`."""
+    groups = map(parquet.metadata.row_group, range(parquet.num_row_groups))
+    longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+    return max(1, min(AT_ONCE, BYTES_AT_ONCE // max(1, longest)))
+
+
+def grouped(
+    items: Iterable[Item], size: Callable[[Item], int], most: int = AT_ONCE, most_bytes: int = BYTES_AT_ONCE
+) -> Iterator[list[Item]]:
+    """Items in lists of `most`, or fewer if these come to `most_bytes`."""
     some: list[Item] = []
     total = 0
     for item in items:
         some.append(item)
         total += size(item)
-        if len(some) == AT_ONCE or total >= BYTES_AT_ONCE:
+        if len(some) == most or total >= most_bytes:
             yield some
             some, total = [], 0
     if some:
