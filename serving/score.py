@@ -75,7 +75,10 @@ def parser() -> argparse.ArgumentParser:
         "--engine", choices=["local", "ray"], default="local", help=f"ray: in the cluster of {cluster.ADDRESS} (local)"
     )
     line.add_argument(
-        "--part-rows", type=partial(whole, MAX_PART_ROWS), metavar="N", help="rows that a kill costs at most (10000)"
+        "--part-rows",
+        type=partial(whole, MAX_PART_ROWS),
+        metavar="N",
+        help="rows of a part; a kill costs those under way (10000)",
     )
     line.add_argument("--restart", action="store_true", help="drop the parts of an unfinished run")
     line.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it is there")

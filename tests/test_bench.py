@@ -65,22 +65,6 @@ def test_all_three_files_are_written(results: Results, tmp_path: Path) -> None:
     assert (tmp_path / "candidates.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_name_in_the_picture_covers_another_or_a_mark() -> None:
-    figure = report.Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    points = {f"candidate number {at}": (1000 * 1.02**at, 0.6 + 0.004 * (at % 3)) for at in range(6)}
-    for at in points.values():
-        axes.scatter(*at)
-    axes.set_xscale("log")
-    axes.margins(x=1, y=0.5)
-    report.label(axes, points)
-    figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in axes.texts if text.get_visible()]
-    assert len(boxes) == len(points)
-    assert not any(one.overlaps(other) for at, one in enumerate(boxes) for other in boxes[:at])
-    assert not any(box.contains(*axes.transData.transform(at)) for box in boxes for at in points.values())
-
-
 def test_a_cell_keeps_three_digits() -> None:
     assert [cell([value]) for value in (47312.4, 99.96, 0.71349, 0.0)] == ["47,312", "100", "0.713", "0.000"]
 

@@ -76,6 +76,8 @@ def head() -> Iterator[str]:
             if not status.returncode:
                 break
             time.sleep(0.5)
+        else:
+            raise AssertionError(status.stderr)
         yield address
 
 
@@ -112,7 +114,9 @@ def finished(process: subprocess.Popen[str]) -> list[str]:
     return figures(out)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:x", "ray://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "nonsense", "127.0.0.1:x", "127.0.0.1:99999999999", "ray://127.0.0.1:1"]
+)
 def test_a_cluster_that_is_not_there_is_refused_with_its_address_and_the_remedy(
     history: Champion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
@@ -131,7 +135,7 @@ def test_without_the_extra_the_engine_is_refused_with_the_remedy(
     assert "pip install '.[cluster]'" in refused(history, source, tmp_path / "out.jsonl", "--engine", "ray")
     for engine, remedy in {"ray": "pip install '.[cluster]'", "spark": "choose one of local, ray"}.items():
         monkeypatch.setenv("IMMNEWS_ENGINE", engine)
-        with pytest.raises(search.NoEngine) as refusal, search.engine():
+        with pytest.raises(search.NoEngine) as refusal, search.engine(2):
             pass
         assert f"IMMNEWS_ENGINE={engine}" in str(refusal.value).replace("'", "") and remedy in str(refusal.value)
 

@@ -152,7 +152,7 @@ def test_a_body_over_the_limit_takes_no_memory(own: httpx.Client, tmp_path: Path
             try:
                 return client.post("/classify", content=pieces(), headers=JSON).status_code
             except httpx.TransportError:  # the answer came, and the connection was closed, before all of it was sent
-                return 413
+                return 0
 
     def watch() -> None:
         nonlocal highest
@@ -165,8 +165,10 @@ def test_a_body_over_the_limit_takes_no_memory(own: httpx.Client, tmp_path: Path
         statuses = set(threads.map(refused, range(8)))
     sent.set()
     watcher.join()
-    assert 413 in statuses and statuses <= {413, 503}  # together they may be too much before one is
-    assert highest - before < 50 * MEGABYTE
+    print(statuses)
+    assert {413, 503} & statuses and statuses <= {413, 503, 0}  # together they may be too much before one is
+    assert highest - before < 50 * MEGABYTE and own.post("/classify", json=BODY).status_code == 200
+    assert process.is_running()
 
 
 @pytest.mark.slow
@@ -179,7 +181,7 @@ def test_bodies_that_creep_in_take_no_memory_and_keep_no_one_out(served: httpx.C
     for upload in uploads:
         upload.sendall(f"{head}Content-Length: {10 * MEGABYTE}\r\n\r\n".encode())
         upload.setblocking(False)
-    answers = []
+    answers = dict.fromkeys(uploads, b"")
     for _ in range(25):
         for upload in uploads:
             with suppress(OSError):  # closed by then, or the buffers are full
@@ -188,14 +190,21 @@ def test_bodies_that_creep_in_take_no_memory_and_keep_no_one_out(served: httpx.C
         highest = max(highest, process.memory_info().rss)
         for upload in uploads:
             with suppress(OSError):
-                answers.append(upload.recv(2**16))
-    refusals = [answer for answer in answers if answer]
+                answers[upload] += upload.recv(2**16)
+    refusals = [answer for answer in answers.values() if answer and b" 408 " not in answer]  # late, where all is slow
     assert refusals and all(b" 503 " in one and b"retry-after: 1\r\n" in one for one in refusals)
     print(f"{len(refusals)} refused, {(highest - before) / MEGABYTE:.1f} MB more")
     assert highest - before < 50 * MEGABYTE
     for upload in uploads:
         upload.close()
-    assert wait_for(lambda: served.post("/classify", content=b" " * 60 * MEGABYTE, headers=JSON).status_code == 400)
+    assert wait_for(lambda: taken(served))
+
+
+def taken(client: httpx.Client) -> bool:
+    """Whether a body of nearly the largest size is read to its end."""
+    with suppress(httpx.TransportError):  # refused before all of it was sent
+        return client.post("/classify", content=b" " * 60 * MEGABYTE, headers=JSON).status_code == 400
+    return False
 
 
 @pytest.mark.slow
@@ -236,7 +245,7 @@ def drain_under_load(own: httpx.Client, folder: Path) -> None:
     assert wait_for(lambda: figures(own).get(("immigration_news_requests_total", "/readyz", "503")))
     for client in clients:
         client.join()
-    process.wait(timeout=40)  # the grace time, and the supervisor's ten seconds
+    process.wait(timeout=40)  # the grace time and what it takes to end
     assert set(statuses) == {200} and len(statuses) >= 17
     assert not kept.exists()
 

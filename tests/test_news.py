@@ -84,7 +84,7 @@ def test_each_file_has_its_rows_ids_and_addresses(name: str) -> None:
     assert len(rows) == COUNTS[name] == len({row["id"] for row in rows})
     assert all(re.fullmatch("[0-9a-f]{40}", row["sha1"]) for row in rows)
     if name == "external":
-        assert {tuple(row) for row in rows} == {("id", "source", "sha1", "stance", "tier")}
+        assert {tuple(row) for row in rows} == {("id", "source", "sha1", "stance", "tier", "blind")}
         sources = Counter(row["source"] for row in rows)
         assert sources == {"arc_nyt_roomfordebate": 162, "valueeval23": 175}
         return

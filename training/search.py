@@ -51,11 +51,11 @@ class NoEngine(InvalidExperiment):
 
 
 @contextmanager
-def engine() -> Iterator[None]:
-    """Where joblib's processes are: here, or (`ray`) in the cluster of RAY_ADDRESS or a Ray of this process's own.
+def engine(jobs: int) -> Iterator[None]:
+    """Where joblib's `jobs` processes are: here, or (`ray`) in the cluster of RAY_ADDRESS, or a Ray of our own.
 
     Raises:
-        NoEngine: there is none.
+        NoEngine: there is none, or it is too small.
     """
     name = os.environ.get(ENGINE) or "local"
     if name not in ENGINES:
@@ -67,9 +67,11 @@ def engine() -> Iterator[None]:
         raise NoEngine(f"{ENGINE}=ray: Ray is not installed; `pip install '.[cluster]'`, or unset {ENGINE}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS", "")
+    own_size: dict[str, Any] = {}
     if not address:  # on the loopback interface alone, and to who knows this secret
+        own_size = {"num_cpus": jobs}
         own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "0", "RAY_AUTH_MODE": "token"}
-        os.environ.update({"RAY_AUTH_TOKEN": secrets.token_hex(32), **own})
+        os.environ.update({"RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32), **own})
     import ray
     from ray.util.joblib import register_ray
 
@@ -82,9 +84,13 @@ def engine() -> Iterator[None]:
             include_dashboard=None if address else False,
             logging_level=logging.ERROR,
             log_to_driver=False,
+            **own_size,
         )
     except Exception as error:  # Ray's own share no base class
         raise NoEngine(f"RAY_ADDRESS={address!r} cannot be used: {error}; name the cluster's, or unset it") from None
+    cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+    if cpus < jobs:
+        raise NoEngine(f"IMMNEWS_THREADS={jobs}: the cluster has {cpus} CPUs; lower it, or add machines")
     with joblib.parallel_config("ray"):
         yield
 
@@ -128,7 +134,7 @@ def search(
     shared = list(ParameterGrid(grids["shared"]))
     trials = len(shared) * sum(len(ParameterGrid(grids[head])) for head in HEADS)
     best = Found()
-    with engine(), tqdm(total=trials, desc=candidate.name, unit=" trial", leave=False) as bar:
+    with engine(jobs), tqdm(total=trials, desc=candidate.name, unit=" trial", leave=False) as bar:
         for common in shared:
             found = Found(params=dict(common), trials=best.trials)
             for column, head in enumerate(HEADS):

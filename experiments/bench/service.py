@@ -154,7 +154,7 @@ def measure(rounds: int, seconds: float) -> dict[str, list[float]]:
             for name in PORTS:
                 one_each = rate(clients(name, CONNECTIONS), texts, 1, seconds)
                 note(f"{name}: passages/s, {CONNECTIONS} connections, 1 a request", one_each)
-            for name in ("service", "bare"):
+            for name in PORTS:
                 many = rate(clients(name, 2), texts, 64, seconds)
                 note(f"{name}: passages/s, 2 connections, 64 a request", many)
             note("in process: passages/s, 64 a call", rate([in_process], texts, 64, seconds))

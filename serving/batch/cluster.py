@@ -70,9 +70,9 @@ def connected(processes: int) -> Iterator[Any]:
     if find_spec("ray") is None:
         raise NoCluster("--engine ray: Ray is not installed; `pip install '.[cluster]'`, or leave --engine out")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # where something else answers at the address
     address = os.environ.get(ADDRESS, "")
     if address:
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # where something else answers there
         check(address)
     else:
         os.environ.update({"RAY_AUTH_TOKEN": secrets.token_hex(32), **OWN})
@@ -100,7 +100,7 @@ def check(address: str) -> None:
     try:
         if address != "auto":
             socket.create_connection((host.strip("[]"), int(port)), CONNECT).close()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise NoCluster(f"{ADDRESS}={address!r}: no Ray is there ({error}); {REMEDY}") from None
 
 
@@ -126,6 +126,7 @@ class Pool:
         self.remote = ray.remote(num_cpus=1)(Worker)
         self.free: SimpleQueue[tuple[Any, Future[Any]] | None] = SimpleQueue()
         self.actors: set[Any] = set()
+        self.closed = False
         self.heard = time.monotonic()
         for _ in range(processes):
             self.start()
@@ -138,18 +139,21 @@ class Pool:
 
     def score(self, texts: Sequence[str]) -> list[Score]:
         """Scores of texts, by whichever process is free; by another, where that one is lost."""
+        errors = self.ray.exceptions
         for _ in range(DEATHS):
             actor, ready = self.take()
             try:
                 ready.result()
                 answers: list[Score] = self.ray.get(actor.score.remote(texts))
-            except self.ray.exceptions.RayActorError as error:
+            except (errors.RayActorError, errors.OutOfMemoryError, errors.NodeDiedError) as error:
+                if self.closed:
+                    raise NoCluster("the run has ended") from None
                 self.actors.discard(actor)
                 if getattr(error, "actor_init_failed", False):
                     raise NoCluster(f"a process of the cluster cannot read: {reason(error)}") from None
                 self.ray.kill(actor)  # it may be cut off only
                 self.start()
-            except self.ray.exceptions.RayError as error:
+            except errors.RayError as error:
                 raise NoCluster(f"the cluster cannot go on: {reason(error)}") from None
             else:
                 self.heard = time.monotonic()
@@ -172,8 +176,9 @@ class Pool:
             return taken
 
     def close(self) -> None:
-        """End all processes, and with them what threads wait for."""
-        for actor in self.actors:
+        """End all processes, and with them what threads wait for; a thread may just be replacing one."""
+        self.closed = True
+        for actor in list(self.actors):
             self.ray.kill(actor)
         for _ in range(self.processes):
             self.free.put(None)
@@ -200,4 +205,4 @@ class Worker:
 
 def reason(error: Exception) -> str:
     """What went wrong in a process, of the report that Ray makes of it: its last line."""
-    return str(error).strip().splitlines()[-1].strip()
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
