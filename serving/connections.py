@@ -9,9 +9,9 @@ from serving.observation import REQUESTS
 
 HEAD_SECONDS = 8.0  # from a connection's start, or from the first byte of its next request, to the end of the head
 UNREAD_SECONDS = 20.0  # how long an answer may wait for a client that does not read
-# What has more lines than the first must have so many bytes in each. A chunk of one byte costs as much as a large one:
-# ten clients that send nothing else would keep out all others.
-LINES, LINE = 4_000, 64
+# What has more lines than the first must have so many bytes in each; a body, which is no row of short requests, so
+# many. A chunk of one byte costs as much as a large one: ten clients that send nothing else would keep out all others.
+LINES, LINE, BODY_LINE = 4_000, 8, 64
 NOT_HTTP = b'{"error": "this is not HTTP, or in tiny chunks; send whole requests, each with a Host header"}'
 HERE = f"{__name__}:Impatient"  # as uvicorn names a protocol
 
@@ -36,7 +36,8 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of t
     def data_received(self, data: bytes) -> None:
         """Stop the clock while a request is being answered; start it where another has begun; parse no tiny chunks."""
         self._lines, self._bytes = self._lines + data.count(b"\r\n"), self._bytes + len(data)
-        if self._lines > LINES and self._bytes < LINE * self._lines:
+        within = self.cycle is not None and self.cycle.more_body
+        if self._lines > LINES and self._bytes < (BODY_LINE if within else LINE) * self._lines:
             return self.send_400_response("")
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
