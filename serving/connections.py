@@ -40,7 +40,7 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of t
         if self._lines > LINES and self._bytes < (BODY_LINE if within else LINE) * self._lines:
             return self.send_400_response("")
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._answering():
             self._late.cancel()
         elif self._late.cancelled():
             self._wait_for_head()
@@ -52,9 +52,9 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of t
 
     def send_400_response(self, _: str) -> None:
         """Refuse what is not HTTP as the contract says, and count it; a request that has begun is counted by itself."""
-        if self.cycle is None or self.cycle.response_complete:
+        if not self._answering():
             REQUESTS.labels("other", 400).inc()
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        if not self._answering() or not self.cycle.response_started:
             head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(NOT_HTTP)}\r\n"
             self.transport.write(head.encode() + b"connection: close\r\n\r\n" + NOT_HTTP)
         self.transport.close()
@@ -74,6 +74,10 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of t
         self._late.cancel()
         self._stop_unread()
         super().connection_lost(exc)
+
+    def _answering(self) -> bool:
+        """Whether a request has begun whose answer is not yet out."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _wait_for_head(self) -> None:
         self._late = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.transport.close)

@@ -4,10 +4,8 @@ import argparse
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from serving import manifest, registry
 from serving.batch import cluster, locations, parts, provenance, tables
 from serving.batch.linewise import open_source
 from serving.batch.locations import Target
-from serving.batch.readings import BadModel, Score, score, workers
+from serving.batch.readings import BadModel, workers
 from serving.batch.scoring import Run, ahead, part_blocks
 from serving.batch.sources import BadInput, Source, Wanted
 from serving.schema import MAX_ARTICLE
@@ -175,24 +173,15 @@ def make_parts(
     fetched.mkdir()
     model, done = checked_copy(champion, fetched), kept.counts().get("rows", 0)
     waiting = ahead(options.processes, options.part_rows)
+    if options.engine == "ray":
+        engine = cluster.workers(options.processes, model, champion.manifest)
+    else:
+        engine = workers(options.processes, model)
     with (
-        scorer(options, model, champion) as submit,
+        engine as submit,
         tqdm(total=source.rows, initial=done, unit=" rows", desc="scoring", mininterval=0.5) as bar,
     ):
         Run(kept, table, submit, waiting, bar.update).over(part_blocks(source.blocks(), options.part_rows))
-
-
-@contextmanager
-def scorer(
-    options: argparse.Namespace, model: Path, champion: registry.Champion
-) -> Iterator[Callable[[Sequence[str]], Future[list[Score]]]]:
-    """What hands texts to the worker processes of the engine that was chosen."""
-    if options.engine == "ray":
-        with cluster.workers(options.processes, model, champion.manifest) as submit:
-            yield submit
-    else:
-        with workers(options.processes) as pool:
-            yield lambda texts: pool.submit(score, model, texts)
 
 
 def summary(counts: Mapping[str, int], rate: float, output: str) -> str:

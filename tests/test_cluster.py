@@ -21,7 +21,7 @@ from conftest import QUICK, Champion, Store
 from serving_processes import free_port
 from test_score import PASSAGES, SENTENCES, figures, parts_of, refused, run, start, wait_for, write
 
-from training import search
+import training.engine
 
 # Nothing is sent home, and only who knows the secret is let in.
 RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -135,7 +135,7 @@ def test_without_the_extra_the_engine_is_refused_with_the_remedy(
     assert "pip install '.[cluster]'" in refused(history, source, tmp_path / "out.jsonl", "--engine", "ray")
     for engine, remedy in {"ray": "pip install '.[cluster]'", "spark": "choose one of local, ray"}.items():
         monkeypatch.setenv("IMMNEWS_ENGINE", engine)
-        with pytest.raises(search.NoEngine) as refusal, search.engine(2):
+        with pytest.raises(training.engine.NoEngine) as refusal, training.engine.engine(2):
             pass
         assert f"IMMNEWS_ENGINE={engine}" in str(refusal.value).replace("'", "") and remedy in str(refusal.value)
 

@@ -19,6 +19,7 @@ from data.passages import InvalidPassages
 from data.splits import LeakingSplits, describe_split, digest, refuse_near_duplicates
 from training import registry, tracking
 from training.cache import CacheError
+from training.engine import engine
 from training.experiment import DEFAULT, Experiment, InvalidExperiment, read_experiment
 from training.leaderboard import leaderboard
 from training.promotion import register_and_judge
@@ -32,14 +33,13 @@ def run(experiment: Experiment) -> None:
     dataset = load_corpora(experiment.corpora)
     refuse_near_duplicates(dataset)
     split, data_digest = describe_split(dataset), digest(dataset)
-    client = registry.connect()
-    with mlflow.start_run(run_name=experiment.name) as parent:
+    client, trainer = registry.connect(), Trainer(experiment, dataset)
+    with engine(trainer.jobs), mlflow.start_run(run_name=experiment.name) as parent:
         mlflow.set_tags({"role": "experiment", "data_digest": data_digest})
         mlflow.log_dict(split, "split.json")
         mlflow.log_params({f"split.{name}": counts["passages"] for name, counts in split.items()})
         tracking.log_context(experiment)
         tracking.log_data(dataset, experiment)
-        trainer = Trainer(experiment, dataset)
         trained = []
         for number, candidate in enumerate(experiment.candidates, start=1):
             print(f"[{number}/{len(experiment.candidates)}] {candidate.name}", flush=True)

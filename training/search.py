@@ -1,16 +1,8 @@
 """Choosing hyperparameters by cross-validation, folds grouped by document, topic and stance each for itself."""
 
-import logging
-import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import ParameterGrid, StratifiedGroupKFold, cross_val_predict
@@ -23,11 +15,6 @@ from training.extraction import Rows
 from training.model.heads import Probabilities, spread, tempered
 
 HEADS = ("topic", "stance")
-ENGINE = "IMMNEWS_ENGINE"  # where the folds are fitted
-ENGINES = ("local", "ray")
-# What the fits on another machine need of this project: code, and neither data nor the encoder.
-SHIPPED = [str(Path(__file__).parents[1] / name) for name in ("training", "data")]
-NOT_SHIPPED = ["encoder/", "corpus/", "news/"]
 Folds = list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
 
 
@@ -44,55 +31,6 @@ class Found:
     def mean_f1(self) -> float:
         """What the search maximises: the mean over heads and folds of macro-F1."""
         return float(np.mean([np.mean(folds) for folds in self.fold_f1.values()]))
-
-
-class NoEngine(InvalidExperiment):
-    """The engine that IMMNEWS_ENGINE names is not known, not installed or not reached; the message says the remedy."""
-
-
-@contextmanager
-def engine(jobs: int) -> Iterator[None]:
-    """Where joblib's `jobs` processes are: here, or (`ray`) in the cluster of RAY_ADDRESS, or a Ray of our own.
-
-    Raises:
-        NoEngine: there is none, or it is too small.
-    """
-    name = os.environ.get(ENGINE) or "local"
-    if name not in ENGINES:
-        raise NoEngine(f"{ENGINE}={name!r} is not known; choose one of {', '.join(ENGINES)}")
-    if name == "local":
-        yield
-        return
-    if find_spec("ray") is None:
-        raise NoEngine(f"{ENGINE}=ray: Ray is not installed; `pip install '.[cluster]'`, or unset {ENGINE}")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS", "")
-    own_size: dict[str, Any] = {}
-    if not address:  # on the loopback interface alone, and to who knows this secret
-        own_size = {"num_cpus": jobs}
-        own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "0", "RAY_AUTH_MODE": "token"}
-        os.environ.update({"RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32), **own})
-    import ray
-    from ray.util.joblib import register_ray
-
-    register_ray()  # type: ignore[no-untyped-call]
-    try:
-        ray.init(
-            address or "local",
-            runtime_env={"py_modules": SHIPPED, "excludes": NOT_SHIPPED},
-            ignore_reinit_error=True,  # it stays for the next candidate
-            include_dashboard=None if address else False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **own_size,
-        )
-    except Exception as error:  # Ray's own share no base class
-        raise NoEngine(f"RAY_ADDRESS={address!r} cannot be used: {error}; name the cluster's, or unset it") from None
-    cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-    if cpus < jobs:
-        raise NoEngine(f"IMMNEWS_THREADS={jobs}: the cluster has {cpus} CPUs; lower it, or add machines")
-    with joblib.parallel_config("ray"):
-        yield
 
 
 def grouped_folds(y: npt.NDArray[np.int64], documents: npt.NDArray[Any], folds: int, seed: int) -> Folds:
@@ -134,7 +72,7 @@ def search(
     shared = list(ParameterGrid(grids["shared"]))
     trials = len(shared) * sum(len(ParameterGrid(grids[head])) for head in HEADS)
     best = Found()
-    with engine(jobs), tqdm(total=trials, desc=candidate.name, unit=" trial", leave=False) as bar:
+    with tqdm(total=trials, desc=candidate.name, unit=" trial", leave=False) as bar:
         for common in shared:
             found = Found(params=dict(common), trials=best.trials)
             for column, head in enumerate(HEADS):

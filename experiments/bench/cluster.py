@@ -5,7 +5,6 @@ python -m experiments.bench.cluster [ROUNDS]
 
 import json
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from experiments.bench import machine
+from experiments.bench.report import cell
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINES = [("local", 1), ("local", 2), ("ray", 1), ("ray", 2)]
@@ -53,9 +53,7 @@ def main(rounds: int) -> None:
     print(f"{rounds} rounds in turns, {MANY:,} passages; {machine()}\n")
     print("| engine, processes | passages a second | start, seconds |\n| --- | ---: | ---: |")
     for engine, processes in ENGINES:
-        both = rates[engine, processes], starts[engine, processes]
-        told = " | ".join(f"{statistics.median(one):,.0f} ({min(one):,.0f} to {max(one):,.0f})" for one in both)
-        print(f"| {engine}, {processes} | {told} |", flush=True)
+        print(f"| {engine}, {processes} | {cell(rates[engine, processes])} | {cell(starts[engine, processes])} |")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing.connection import wait
@@ -31,8 +31,8 @@ class BadModel(Exception):
 
 
 @contextmanager
-def workers(processes: int) -> Iterator[Executor]:
-    """What runs `score`: a thread of this process, or so many processes with one thread each.
+def workers(processes: int, model: Path) -> Iterator[Callable[[Sequence[str]], Future[list[Score]]]]:
+    """What scores texts by the model in a folder: a thread of this process, or so many processes with one thread each.
 
     Ctrl-C reaches this process alone; the others end with it, however it ends.
     """
@@ -48,7 +48,7 @@ def workers(processes: int) -> Iterator[Executor]:
         finally:
             signal.signal(signal.SIGINT, handler)
     try:
-        yield pool
+        yield lambda texts: pool.submit(score, model, texts)
     finally:
         pool.shutdown(cancel_futures=True)
 
