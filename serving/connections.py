@@ -51,9 +51,11 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of t
         super().on_response_complete()
 
     def send_400_response(self, _: str) -> None:
-        """Refuse what is not HTTP as the contract says, and count it; a request that has begun is counted by itself."""
+        """Refuse what is not HTTP as the contract says, and count it; a request that has begun counts itself."""
         if not self._answering():
             REQUESTS.labels("other", 400).inc()
+        elif not self.cycle.response_started:
+            self.cycle.scope["state"]["refused"] = 400
         if not self._answering() or not self.cycle.response_started:
             head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(NOT_HTTP)}\r\n"
             self.transport.write(head.encode() + b"connection: close\r\n\r\n" + NOT_HTTP)

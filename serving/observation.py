@@ -45,7 +45,8 @@ class Observed:
     """ASGI application around the service's: times and logs each request, and gives it an `X-Request-ID`.
 
     `scope["state"]` takes what only the service knows (`record`), and holds an event that is set once the answer is
-    out or the client has been told that it took too long (`over`), so that work that no one waits for stops.
+    out or the client has been told that it took too long (`over`), so that work that no one waits for stops. The
+    connection says there which answer it gave in the middle of a body (`refused`). Status 0: the client left first.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[str]) -> None:
@@ -84,6 +85,7 @@ class Observed:
             # An unknown path or method is the client's text, and an endless supply of label values.
             method = scope["method"] if scope["method"] in METHODS else "other"
             route, seconds = scope["path"] if scope["path"] in self.routes else "other", time.perf_counter() - start
+            status = status or scope["state"].get("refused", 0)
             REQUESTS.labels(route, status).inc()
             SECONDS.labels(route).observe(seconds)
             if route not in ("/livez", "/readyz", "/metrics"):

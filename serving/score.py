@@ -4,7 +4,7 @@ import argparse
 import sqlite3
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,8 @@ from serving.batch import cluster, locations, parts, provenance, tables
 from serving.batch.linewise import open_source
 from serving.batch.locations import Target
 from serving.batch.readings import BadModel, workers
-from serving.batch.scoring import Run, ahead, part_blocks
-from serving.batch.sources import BadInput, Source, Wanted
+from serving.batch.scoring import Run, ahead, part_blocks, to_submit
+from serving.batch.sources import BadInput, Block, Source, Wanted
 from serving.schema import MAX_ARTICLE
 
 INTERRUPTED = 130
@@ -174,7 +174,9 @@ def make_parts(
     model, done = checked_copy(champion, fetched), kept.counts().get("rows", 0)
     waiting = ahead(options.processes, options.part_rows)
     if options.engine == "ray":
-        engine = cluster.workers(options.processes, model, champion.manifest)
+        blocks = counted(part_blocks(source.blocks(), options.part_rows), source.rows)
+        texts = to_submit(kept, options.articles, blocks)
+        engine = cluster.workers(options.processes, model, champion.manifest, texts)
     else:
         engine = workers(options.processes, model)
     with (
@@ -182,6 +184,14 @@ def make_parts(
         tqdm(total=source.rows, initial=done, unit=" rows", desc="scoring", mininterval=0.5) as bar,
     ):
         Run(kept, table, submit, waiting, bar.update).over(part_blocks(source.blocks(), options.part_rows))
+
+
+def counted(blocks: Iterator[Block], rows: int) -> Iterator[Block]:
+    """The blocks, and on the terminal how many of their rows have been read."""
+    with tqdm(total=rows, unit=" rows", desc="reading", mininterval=0.5) as bar:
+        for block in blocks:
+            yield block
+            bar.update(len(block.texts))
 
 
 def summary(counts: Mapping[str, int], rate: float, output: str) -> str:

@@ -97,7 +97,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def workers(of: psutil.Process) -> list[psutil.Process]:
     """The processes below another that have loaded the model, or are about to."""
-    return [process for process in of.children(recursive=True) if "ray::Worker" in name(process)]
+    return [process for process in of.children(recursive=True) if "ray::MapWorker" in name(process)]
 
 
 def name(process: psutil.Process) -> str:

@@ -1,4 +1,4 @@
-"""Scores of texts by the processes of a Ray cluster: each holds the model, and what one loses another does again."""
+"""Scores of texts by Ray Data on a cluster: its processes hold the model, and what one loses another does again."""
 
 import logging
 import os
@@ -6,14 +6,15 @@ import secrets
 import shutil
 import socket
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
+
+import pyarrow as pa
 
 from serving import manifest
 from serving.batch import provenance
@@ -24,15 +25,19 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # Of one process, so that sums and order are those of a worker of the local engine.
 ENVIRONMENT = {"IMMNEWS_THREADS": "1"}
 # A Ray of our own listens on the loopback interface alone (what this variable of Ray's says where it has no clusters),
-# to who knows a secret of this run. Objects are the model and what is under way.
+# to who knows a secret of this run. Objects beyond this size go to the disk.
 OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "0", "RAY_AUTH_MODE": "token"}
 OBJECTS = 256 * 2**20
 REMEDY = "name the host:port that `ray start --head` printed, 'auto' on a machine of the cluster, none for one here"
 CONNECT = 10  # seconds
-# After how many seconds without a process that works, or is ready to, a run gives up.
+# After how many seconds without a process that is ready to read a run gives up.
 PATIENCE = 300
-# So many processes may die over the same texts.
-DEATHS = 3
+# So often texts go to another process when theirs died over them.
+RETRIES = 3
+SCORES = pa.schema([
+    ("topic", pa.string()), ("topic_confidence", pa.float64()), ("stance", pa.string()),
+    ("stance_confidence", pa.float64()), ("abstained", pa.bool_()),
+])  # fmt: skip
 
 
 class NoCluster(Exception):
@@ -40,28 +45,62 @@ class NoCluster(Exception):
 
 
 @contextmanager
-def workers(processes: int, model: Path, digest: str) -> Iterator[Callable[[Sequence[str]], Future[list[Score]]]]:
+def workers(
+    processes: int, model: Path, digest: str, texts: Iterable[Sequence[str]]
+) -> Iterator[Callable[[Sequence[str]], Callable[[], list[Score]]]]:
     """What scores texts in so many processes of the cluster that RAY_ADDRESS names, or of a Ray of this run's own.
 
     Fewer may work where the cluster has no room; they join when there is. Texts whose process or machine is lost are
-    handed to another, so every future gets its scores.
+    handed to another, so all get their scores.
 
     Args:
         model: the model's folder, checked; its files travel to the processes, which check them again.
         digest: of its manifest.
+        texts: all lists of texts that will be asked for, in that order: a data set begins with all that it is of.
 
     Raises:
-        NoCluster: there is none. The futures raise it too.
+        NoCluster: there is none. What is given out raises it too.
     """
     with connected(processes) as ray:
+        encoded = ([text.encode("utf-8", "surrogatepass") for text in some] for some in texts)
+        blocks = [ray.put(pa.table({"text": pa.array(some, pa.binary())})) for some in encoded]
         files = {name: (model / name).read_bytes() for name in manifest.check(model, digest)}
-        pool = Pool(ray, processes, ray.put(files), digest, provenance.code())
-        threads = ThreadPoolExecutor(processes)
-        try:
-            yield lambda texts: threads.submit(pool.score, texts)
-        finally:
-            pool.close()
-            threads.shutdown(cancel_futures=True)
+        answers = read(ray, processes, blocks, (ray.put(files), digest, provenance.code())) if blocks else iter(())
+        yield lambda texts: lambda: list(islice(answers, len(texts)))
+
+
+def read(ray: Any, processes: int, blocks: list[Any], given: tuple[Any, ...]) -> Iterator[Score]:
+    """The scores of all texts in the blocks, in their order, as they come.
+
+    Raises:
+        NoCluster: they do not come.
+    """
+    from ray.data import ActorPoolStrategy, DataContext, from_arrow_refs
+    from ray.util.annotations import RayDeprecationWarning
+
+    warnings.simplefilter("ignore", RayDeprecationWarning)  # of a way to say how often that has no other yet
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong comes as an exception
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.wait_for_min_actors_s = PATIENCE
+    room = max(1, min(processes, int(ray.available_resources().get("CPU", 0))))
+    pool = ActorPoolStrategy(min_size=1, initial_size=room, max_size=processes)
+    try:
+        scores = from_arrow_refs(blocks).map_batches(
+            Worker,
+            fn_constructor_args=given,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=pool,
+            num_cpus=1,
+            max_task_retries=RETRIES,
+        )
+        batches: Iterable[Any] = scores.iter_batches(batch_size=None, batch_format="pyarrow")
+        for batch in batches:
+            yield from (Score(**row) for row in batch.to_pylist())
+    except ray.exceptions.RayError as error:
+        raise NoCluster(f"the cluster cannot go on: {reason(error)}") from None
 
 
 @contextmanager
@@ -70,6 +109,7 @@ def connected(processes: int) -> Iterator[Any]:
     if find_spec("ray") is None:
         raise NoCluster("--engine ray: Ray is not installed; `pip install '.[cluster]'`, or leave --engine out")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong comes as an exception
     address = os.environ.get(ADDRESS, "")
     if address:
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # where something else answers there
@@ -118,89 +158,26 @@ def start(ray: Any, address: str, size: Mapping[str, Any]) -> None:
         raise NoCluster(f"{where} cannot be used: {reason(error)}; {REMEDY}") from None
 
 
-class Pool:
-    """Processes of a cluster, each asked for one list of texts at a time, by as many threads of this process."""
-
-    def __init__(self, ray: Any, processes: int, *given: Any) -> None:
-        self.ray, self.processes, self.given = ray, processes, given
-        self.remote = ray.remote(num_cpus=1)(Worker)
-        self.free: SimpleQueue[tuple[Any, Future[Any]] | None] = SimpleQueue()
-        self.actors: set[Any] = set()
-        self.closed = False
-        self.heard = time.monotonic()
-        for _ in range(processes):
-            self.start()
-
-    def start(self) -> None:
-        """Ask for a process more. It is free when it has loaded the model, or could not."""
-        actor = self.remote.remote(*self.given)
-        self.actors.add(actor)
-        actor.__ray_ready__.remote().future().add_done_callback(lambda ready: self.free.put((actor, ready)))
-
-    def score(self, texts: Sequence[str]) -> list[Score]:
-        """Scores of texts, by whichever process is free; by another, where that one is lost."""
-        errors = self.ray.exceptions
-        for _ in range(DEATHS):
-            actor, ready = self.take()
-            try:
-                ready.result()
-                answers: list[Score] = self.ray.get(actor.score.remote(texts))
-            except (errors.RayActorError, errors.OutOfMemoryError, errors.NodeDiedError) as error:
-                if self.closed:
-                    raise NoCluster("the run has ended") from None
-                self.actors.discard(actor)
-                if getattr(error, "actor_init_failed", False):
-                    raise NoCluster(f"a process of the cluster cannot read: {reason(error)}") from None
-                self.ray.kill(actor)  # it may be cut off only
-                self.start()
-            except errors.RayError as error:
-                raise NoCluster(f"the cluster cannot go on: {reason(error)}") from None
-            else:
-                self.heard = time.monotonic()
-                self.free.put((actor, ready))
-                return answers
-        raise NoCluster(f"{DEATHS} processes of the cluster died over the same texts (was there memory enough?)")
-
-    def take(self) -> tuple[Any, Future[Any]]:
-        """A free process."""
-        while True:
-            try:
-                taken = self.free.get(timeout=PATIENCE)
-            except Empty:
-                if time.monotonic() - self.heard < PATIENCE:
-                    continue
-                taken = None
-            if taken is None:
-                cpus = self.ray.cluster_resources().get("CPU", 0)
-                raise NoCluster(f"no process of the cluster ({cpus:.0f} CPUs) came free in {PATIENCE} s; free some")
-            return taken
-
-    def close(self) -> None:
-        """End all processes, and with them what threads wait for; a thread may just be replacing one."""
-        self.closed = True
-        for actor in list(self.actors):
-            self.ray.kill(actor)
-        for _ in range(self.processes):
-            self.free.put(None)
-
-
 class Worker:
     """A process of the cluster: it checks that it has the same model and the same code, and reads."""
 
-    def __init__(self, files: dict[str, bytes], digest: str, code: str) -> None:
+    def __init__(self, files: Any, digest: str, code: str) -> None:
+        import ray
+
         if (own := provenance.code()) != code:
             raise BadModel(f"it has other packages ({own}) than where the run was started ({code}); install the same")
         with tempfile.TemporaryDirectory(prefix="immnews-") as folder:
             self.folder = Path(folder)
-            for name, content in files.items():
+            for name, content in ray.get(files).items():
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (self.folder / name).write_bytes(content)
             manifest.check_exactly(self.folder, digest)
             score(self.folder, [])  # loads it; from then on the files are not needed
 
-    def score(self, texts: Sequence[str]) -> list[Score]:
-        """As `readings.score`."""
-        return score(self.folder, texts)
+    def __call__(self, texts: pa.Table) -> pa.Table:
+        """A block of scores, of one of texts."""
+        scores = score(self.folder, [text.decode("utf-8", "surrogatepass") for text in texts["text"].to_pylist()])
+        return pa.Table.from_pylist([one._asdict() for one in scores], SCORES)
 
 
 def reason(error: Exception) -> str:

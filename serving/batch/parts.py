@@ -54,6 +54,13 @@ class Parts:
         found = {digest: self.store.execute(query, (digest,)).fetchone() for digest in digests}
         return {digest: Score._make((*row[:4], bool(row[4]))) for digest, row in found.items() if row}
 
+    def met_first(self, digests: Iterable[bytes]) -> list[bytes]:
+        """Those that this run has not asked for yet, in their order."""
+        self.store.execute("CREATE TEMP TABLE IF NOT EXISTS met (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+        with self.store:
+            insert = "INSERT OR IGNORE INTO met VALUES (?)"
+            return [digest for digest in digests if self.store.execute(insert, (digest,)).rowcount]
+
     def finish(
         self, number: int, scores: Mapping[bytes, Score], counts: Mapping[str, int], write: Callable[[Path], None]
     ) -> None:

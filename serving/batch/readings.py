@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing.connection import wait
@@ -31,9 +31,10 @@ class BadModel(Exception):
 
 
 @contextmanager
-def workers(processes: int, model: Path) -> Iterator[Callable[[Sequence[str]], Future[list[Score]]]]:
+def workers(processes: int, model: Path) -> Iterator[Callable[[Sequence[str]], Callable[[], list[Score]]]]:
     """What scores texts by the model in a folder: a thread of this process, or so many processes with one thread each.
 
+    Texts handed to it are read at once; what it gives back waits for their scores.
     Ctrl-C reaches this process alone; the others end with it, however it ends.
     """
     pool: Executor
@@ -48,7 +49,7 @@ def workers(processes: int, model: Path) -> Iterator[Callable[[Sequence[str]], F
         finally:
             signal.signal(signal.SIGINT, handler)
     try:
-        yield lambda texts: pool.submit(score, model, texts)
+        yield lambda texts: pool.submit(score, model, texts).result
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ class Pending(NamedTuple):
     rows: list[Row]
     digests: list[bytes | None]
     new: dict[bytes, str]
-    tasks: list[Future[list[Score]]]
+    tasks: list[Callable[[], list[Score]]]
 
 
 class Run(NamedTuple):
@@ -38,7 +38,7 @@ class Run(NamedTuple):
 
     parts: Parts
     table: Table
-    submit: Callable[[Sequence[str]], Future[list[Score]]]  # hands texts to the workers
+    submit: Callable[[Sequence[str]], Callable[[], list[Score]]]  # hands texts to the workers
     ahead: int  # so many parts wait for their scores while the next is read
     advance: Callable[[int], Any]  # told how many rows more are done
 
@@ -58,21 +58,18 @@ class Run(NamedTuple):
 
     def begin(self, number: int, first: int, block: Block, waiting: set[bytes]) -> Pending:
         """Hand the new texts of a part to the workers; `waiting` are those that they have already."""
-        rows = list(passages(block) if self.table.articles else texts(block))
+        rows = list(rows_of(block, self.table.articles))
+        unscored = without_score(self.parts, rows)
+        new = {key: text for key, text in unscored.items() if key not in waiting}
         digests = [None if row.text is None else digest(row.text) for row in rows]
-        by_digest = {key: row.text for key, row in zip(digests, rows, strict=True) if key and row.text is not None}
-        known = self.parts.scores(by_digest)
-        new = {key: text for key, text in by_digest.items() if key not in known and key not in waiting}
-        fresh = list(new.values())
-        tasks = [self.submit(fresh[at : at + TASK]) for at in range(0, len(fresh), TASK)]
-        return Pending(number, first, block, rows, digests, new, tasks)
+        return Pending(number, first, block, rows, digests, new, [self.submit(some) for some in tasks(new.values())])
 
     def finish(self, part: Pending) -> None:
         """Wait for a part's scores, and write it."""
         answers: list[Score] = []
         told, total = 0, len(part.block.texts)
         for at, task in enumerate(part.tasks, start=1):
-            answers += task.result()
+            answers += task()
             self.advance(total * at // len(part.tasks) - told)
             told = total * at // len(part.tasks)
         self.advance(total - told)
@@ -95,6 +92,28 @@ class Run(NamedTuple):
         counts["duplicates"] = len(given) - len(part.new)
         counts["abstained"] = sum(map(self.table.abstains, given))
         return counts
+
+
+def to_submit(parts: Parts, articles: bool, blocks: Iterator[Block]) -> Iterator[list[str]]:
+    """The texts that a run over these blocks will hand to the workers, list by list."""
+    for number, block in enumerate(blocks):
+        if number >= parts.done:
+            unscored = without_score(parts, rows_of(block, articles))
+            yield from tasks(unscored[key] for key in parts.met_first(unscored))
+
+
+def without_score(parts: Parts, rows: Iterable[Row]) -> dict[bytes, str]:
+    """The texts of rows that no finished part had, by digest."""
+    by_digest = {digest(row.text): row.text for row in rows if row.text is not None}
+    known = parts.scores(by_digest)
+    return {key: text for key, text in by_digest.items() if key not in known}
+
+
+def tasks(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in lists, each of which one process reads."""
+    rest = iter(texts)
+    while some := list(islice(rest, TASK)):
+        yield some
 
 
 def ahead(processes: int, part_rows: int) -> int:
@@ -137,6 +156,11 @@ def merged(blocks: list[Block]) -> Block:
     tables = [block.kept for block in blocks if isinstance(block.kept, pa.Table)]
     kept = pa.concat_tables(tables) if tables else [one for some in lists for one in some]
     return Block(texts, problems, kept, sum(block.size for block in blocks))
+
+
+def rows_of(block: Block, articles: bool) -> Iterator[Row]:
+    """Each row, or each passage of the article that it holds."""
+    return passages(block) if articles else texts(block)
 
 
 def texts(block: Block) -> Iterator[Row]:

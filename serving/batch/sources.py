@@ -119,7 +119,10 @@ class Source:
                 kept = table.select(self.names)
                 if not kept.schema.equals(self.schema):
                     kept = kept.cast(self.schema)
-                yield Block(texts, problems, self.as_kept(kept, len(texts)), batch.nbytes)
+                rows = self.as_kept(kept, len(texts))
+                # As JSON, a value that Parquet holds once for many rows stands in each.
+                written = sum(map(len, rows)) if isinstance(rows, list) else 0
+                yield Block(texts, problems, rows, batch.nbytes + written)
 
     def as_kept(self, table: pa.Table, rows: int) -> Kept:
         """A table as the output wants it; `rows`, because one without columns does not know."""
