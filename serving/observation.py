@@ -85,7 +85,7 @@ class Observed:
             # An unknown path or method is the client's text, and an endless supply of label values.
             method = scope["method"] if scope["method"] in METHODS else "other"
             route, seconds = scope["path"] if scope["path"] in self.routes else "other", time.perf_counter() - start
-            status = status or scope["state"].get("refused", 0)
+            status = scope["state"].get("refused", status)
             REQUESTS.labels(route, status).inc()
             SECONDS.labels(route).observe(seconds)
             if route not in ("/livez", "/readyz", "/metrics"):

@@ -13,7 +13,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from serving import manifest, registry
-from serving.batch import cluster, locations, parts, provenance, tables
+from serving.batch import cluster, distributed, locations, parts, provenance, tables
 from serving.batch.linewise import open_source
 from serving.batch.locations import Target
 from serving.batch.readings import BadModel, workers
@@ -176,7 +176,7 @@ def make_parts(
     if options.engine == "ray":
         blocks = counted(part_blocks(source.blocks(), options.part_rows), source.rows)
         texts = to_submit(kept, options.articles, blocks)
-        engine = cluster.workers(options.processes, model, champion.manifest, texts)
+        engine = distributed.workers(options.processes, model, champion.manifest, texts)
     else:
         engine = workers(options.processes, model)
     with (

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,12 @@ from serving_processes import free_port
 from test_score import PASSAGES, SENTENCES, figures, parts_of, refused, run, start, wait_for, write
 
 import training.engine
+from serving.batch import parts
+from serving.batch.distributed import scores_of
+from serving.batch.readings import Score
+from serving.batch.scoring import Run, digest, part_blocks, to_submit
+from serving.batch.sources import BadInput, Block
+from serving.batch.tables import Table
 
 # Nothing is sent home, and only who knows the secret is let in.
 RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -96,8 +102,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def workers(of: psutil.Process) -> list[psutil.Process]:
-    """The processes below another that have loaded the model, or are about to."""
-    return [process for process in of.children(recursive=True) if "ray::MapWorker" in name(process)]
+    """The processes below another that are reading."""
+    return [process for process in of.children(recursive=True) if "score_block" in name(process)]
 
 
 def name(process: psutil.Process) -> str:
@@ -138,6 +144,47 @@ def test_without_the_extra_the_engine_is_refused_with_the_remedy(
         with pytest.raises(training.engine.NoEngine) as refusal, training.engine.engine(2):
             pass
         assert f"IMMNEWS_ENGINE={engine}" in str(refusal.value).replace("'", "") and remedy in str(refusal.value)
+
+
+class DiedError(Exception):
+    """Stands for a kill between two lists of texts."""
+
+
+def test_a_run_asks_for_what_the_cluster_was_given_also_after_a_kill(tmp_path: Path) -> None:
+    texts: list[object] = [None if n % 50 == 7 else f"text {n * n % 701 if n % 3 else n // 5}" for n in range(2_000)]
+    score = Score("border", 0.9, "neutral", 0.8, False)
+
+    def blocks() -> Iterator[Block]:
+        for at in range(0, len(texts), 7):
+            some = texts[at : at + 7]
+            yield Block(some, [None] * len(some), [json.dumps({"text": text}) for text in some], 100)
+
+    asked: list[list[str]] = []
+
+    def submit(some: Sequence[str]) -> Callable[[], list[Score]]:
+        asked.append(list(some))
+        if len(asked) == survives:
+            raise DiedError
+        return lambda: [score] * len(some)
+
+    for survives in (2, 3, -1):  # lists of texts
+        asked.clear()
+        with parts.opened(tmp_path, ".jsonl", {"input": "one"}) as kept:
+            given = list(to_submit(kept, False, part_blocks(blocks(), 450)))
+            with suppress(DiedError):
+                Run(kept, Table(".jsonl", None, False, 0), submit, 0, lambda _: None).over(part_blocks(blocks(), 450))
+            assert asked == given[: len(asked)] and (survives > 0 or len(asked) == len(given))
+            assert kept.done == {2: 0, 3: 1, -1: 5}[survives]
+    assert sum(map(len, asked)) < len(set(texts) - {None})
+
+
+def test_scores_of_other_texts_than_were_asked_for_are_refused() -> None:
+    score = Score("border", 0.9, "neutral", 0.8, False)
+    rows = [{**score._asdict(), "digest": digest(text)} for text in ("one", "two")]
+    assert scores_of(["one", "two"], rows) == [score, score]
+    for others in (["two", "one"], ["one"], ["one", "two", "three"]):
+        with pytest.raises(BadInput, match=r"changed while it was read.*--restart"):
+            scores_of(others, rows)
 
 
 @pytest.mark.slow
@@ -193,6 +240,10 @@ def test_what_a_killed_process_or_a_lost_machine_had_is_done_again_and_nothing_t
     lost = [second, *second.children(recursive=True)]
     kill(lost)
     assert again[0] in lost and process.poll() is None
+    # The other machine reads them now, not when it has read all else.
+    done = len(list(parts_of(target).glob("part-*")))
+    wait_for(process, parts_of(target) / f"part-{done + 3:08}.jsonl")
+    assert not (parts_of(target) / "part-00000045.jsonl").exists()
     assert finished(process) == long.counted
     assert target.read_bytes() == long.whole and not parts_of(target).exists()
 

@@ -79,6 +79,7 @@ HEAD = b"POST /classify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunke
         ([HEAD + b"json\r\n\r\nno chunk\r\n"], "/classify"),  # a request that has begun is counted as one
         ([HEAD + b"json\r\n\r\n" + b"1\r\n \r\n" * 2_500], "other"),  # more would be left unread
         ([HEAD + b"xml\r\n\r\n", b"no chunk\r\n"], "other"),  # it has been answered
+        ([HEAD + b"xml\r\n\r\nno chunk\r\n"], "/classify"),  # it would be, but this comes first
     ],
 )
 def test_what_is_not_http_is_refused_like_all_else_and_counted(

@@ -1,4 +1,4 @@
-"""Scores of texts by Ray Data on a cluster: its processes hold the model, and what one loses another does again."""
+"""A Ray cluster, connected to or made for a run, with its errors as one kind and in one line."""
 
 import logging
 import os
@@ -6,19 +6,12 @@ import secrets
 import shutil
 import socket
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-
-from serving import manifest
-from serving.batch import provenance
-from serving.batch.readings import BadModel, Score, score
 
 ADDRESS = "RAY_ADDRESS"
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -30,77 +23,11 @@ OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "0", 
 OBJECTS = 256 * 2**20
 REMEDY = "name the host:port that `ray start --head` printed, 'auto' on a machine of the cluster, none for one here"
 CONNECT = 10  # seconds
-# After how many seconds without a process that is ready to read a run gives up.
-PATIENCE = 300
-# So often texts go to another process when theirs died over them.
-RETRIES = 3
-SCORES = pa.schema([
-    ("topic", pa.string()), ("topic_confidence", pa.float64()), ("stance", pa.string()),
-    ("stance_confidence", pa.float64()), ("abstained", pa.bool_()),
-])  # fmt: skip
+PATIENCE = 300  # seconds that a run waits for a CPU of the cluster to begin on
 
 
 class NoCluster(Exception):
-    """Ray is not installed, cannot be reached, or has no process that can read; the message says the remedy."""
-
-
-@contextmanager
-def workers(
-    processes: int, model: Path, digest: str, texts: Iterable[Sequence[str]]
-) -> Iterator[Callable[[Sequence[str]], Callable[[], list[Score]]]]:
-    """What scores texts in so many processes of the cluster that RAY_ADDRESS names, or of a Ray of this run's own.
-
-    Fewer may work where the cluster has no room; they join when there is. Texts whose process or machine is lost are
-    handed to another, so all get their scores.
-
-    Args:
-        model: the model's folder, checked; its files travel to the processes, which check them again.
-        digest: of its manifest.
-        texts: all lists of texts that will be asked for, in that order: a data set begins with all that it is of.
-
-    Raises:
-        NoCluster: there is none. What is given out raises it too.
-    """
-    with connected(processes) as ray:
-        encoded = ([text.encode("utf-8", "surrogatepass") for text in some] for some in texts)
-        blocks = [ray.put(pa.table({"text": pa.array(some, pa.binary())})) for some in encoded]
-        files = {name: (model / name).read_bytes() for name in manifest.check(model, digest)}
-        answers = read(ray, processes, blocks, (ray.put(files), digest, provenance.code())) if blocks else iter(())
-        yield lambda texts: lambda: list(islice(answers, len(texts)))
-
-
-def read(ray: Any, processes: int, blocks: list[Any], given: tuple[Any, ...]) -> Iterator[Score]:
-    """The scores of all texts in the blocks, in their order, as they come.
-
-    Raises:
-        NoCluster: they do not come.
-    """
-    from ray.data import ActorPoolStrategy, DataContext, from_arrow_refs
-    from ray.util.annotations import RayDeprecationWarning
-
-    warnings.simplefilter("ignore", RayDeprecationWarning)  # of a way to say how often that has no other yet
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong comes as an exception
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    context.wait_for_min_actors_s = PATIENCE
-    room = max(1, min(processes, int(ray.available_resources().get("CPU", 0))))
-    pool = ActorPoolStrategy(min_size=1, initial_size=room, max_size=processes)
-    try:
-        scores = from_arrow_refs(blocks).map_batches(
-            Worker,
-            fn_constructor_args=given,
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=pool,
-            num_cpus=1,
-            max_task_retries=RETRIES,
-        )
-        batches: Iterable[Any] = scores.iter_batches(batch_size=None, batch_format="pyarrow")
-        for batch in batches:
-            yield from (Score(**row) for row in batch.to_pylist())
-    except ray.exceptions.RayError as error:
-        raise NoCluster(f"the cluster cannot go on: {reason(error)}") from None
+    """Ray is not installed, cannot be reached, or cannot go on; the message says the remedy."""
 
 
 @contextmanager
@@ -158,26 +85,29 @@ def start(ray: Any, address: str, size: Mapping[str, Any]) -> None:
         raise NoCluster(f"{where} cannot be used: {reason(error)}; {REMEDY}") from None
 
 
-class Worker:
-    """A process of the cluster: it checks that it has the same model and the same code, and reads."""
+@contextmanager
+def usable(ray: Any) -> Iterator[None]:
+    """Raises what goes wrong in the cluster as NoCluster."""
+    from ray.data.exceptions import ExecutionTimeoutError
 
-    def __init__(self, files: Any, digest: str, code: str) -> None:
-        import ray
+    try:
+        yield
+    except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
+        raise NoCluster(f"the cluster cannot go on: {reason(error)}") from None
 
-        if (own := provenance.code()) != code:
-            raise BadModel(f"it has other packages ({own}) than where the run was started ({code}); install the same")
-        with tempfile.TemporaryDirectory(prefix="immnews-") as folder:
-            self.folder = Path(folder)
-            for name, content in ray.get(files).items():
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (self.folder / name).write_bytes(content)
-            manifest.check_exactly(self.folder, digest)
-            score(self.folder, [])  # loads it; from then on the files are not needed
 
-    def __call__(self, texts: pa.Table) -> pa.Table:
-        """A block of scores, of one of texts."""
-        scores = score(self.folder, [text.decode("utf-8", "surrogatepass") for text in texts["text"].to_pylist()])
-        return pa.Table.from_pylist([one._asdict() for one in scores], SCORES)
+def wait_for_cpu(ray: Any) -> None:
+    """Wait until the cluster has a CPU free: Ray itself would wait for ever, and say nothing.
+
+    Raises:
+        NoCluster: it has none for `PATIENCE`.
+    """
+    end = time.monotonic() + PATIENCE
+    while ray.available_resources().get("CPU", 0) < 1:
+        if time.monotonic() > end:
+            cpus = ray.cluster_resources().get("CPU", 0)
+            raise NoCluster(f"none of the cluster's {cpus:.0f} CPUs came free in {PATIENCE} s; free some")
+        time.sleep(1)
 
 
 def reason(error: Exception) -> str:
