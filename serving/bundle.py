@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"image {image()}")
         else:
             tag = build().tag
-            print(f"bento {tag}\nserve it anywhere with these packages: bentoml serve {tag}")
+            print(f"bento {tag}\nserve it anywhere with these packages: bentoml serve {tag} --host 127.0.0.1")
     except (*REFUSALS, NoEngine) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,7 +5,7 @@ from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from serving.observation import REQUESTS
+from serving.observation import count_request
 
 HEAD_SECONDS = 8.0  # from a connection's start, or from the first byte of its next request, to the end of the head
 UNREAD_SECONDS = 20.0  # how long an answer may wait for a client that does not read
@@ -53,7 +53,7 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of t
     def send_400_response(self, _: str) -> None:
         """Refuse what is not HTTP as the contract says, and count it; a request that has begun counts itself."""
         if not self._answering():
-            REQUESTS.labels("other", 400).inc()
+            count_request("other", 400)
         elif not self.cycle.response_started:
             self.cycle.scope["state"]["refused"] = 400
         if not self._answering() or not self.cycle.response_started:

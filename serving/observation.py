@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from prometheus_client import Counter, Histogram
 from pythonjsonlogger.json import JsonFormatter
@@ -20,8 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("immigration_news")
 
-REQUESTS = Counter("immigration_news_requests", "Requests, refused ones included", ["route", "status"])
-SECONDS = Histogram("immigration_news_request_seconds", "From a request's head to the end of its answer", ["route"])
+REQUESTS = Counter("immigration_news_requests", "Requests, refused ones included", ["route", "status", "model_version"])
+SECONDS = Histogram(
+    "immigration_news_request_seconds", "From a request's head to the end of its answer", ["route", "model_version"]
+)
 SIZES = Histogram(
     "immigration_news_request_passages", "Passages in a request", ["model_version"],
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
@@ -86,18 +88,20 @@ class Observed:
             method = scope["method"] if scope["method"] in METHODS else "other"
             route, seconds = scope["path"] if scope["path"] in self.routes else "other", time.perf_counter() - start
             status = scope["state"].get("refused", status)
-            REQUESTS.labels(route, status).inc()
-            SECONDS.labels(route).observe(seconds)
+            count_request(route, status)
+            SECONDS.labels(route, Observer.served).observe(seconds)
             if route not in ("/livez", "/readyz", "/metrics"):
                 facts = {"request_id": request_id, "method": method, "route": route, "status": status}
                 log.info("request", extra={**facts, "milliseconds": round(1000 * seconds, 1), **record})
 
 
 class Observer:
-    """Counts what one served model reads."""
+    """Counts what one served model reads. `served` is the version that this process serves, "" until it has loaded."""
+
+    served: ClassVar[str] = ""
 
     def __init__(self, version: str) -> None:
-        self.version = version
+        self.version = Observer.served = version
         self.logs_text = os.environ.get("IMMNEWS_LOG_TEXT", "").lower() == "true"
 
     def count_batch(self, passages: int) -> None:
@@ -118,6 +122,11 @@ class Observer:
         ABSTENTIONS.labels(self.version).inc(sum(abstained))
         facts = {"passages": len(passages), "characters": sum(map(len, passages)), "abstained": sum(abstained)}
         return {**facts, "model_version": self.version} | ({"texts": list(passages)} if self.logs_text else {})
+
+
+def count_request(route: str, status: int) -> None:
+    """Count a request that has its answer."""
+    REQUESTS.labels(route, status, Observer.served).inc()
 
 
 class JsonLines(JsonFormatter):

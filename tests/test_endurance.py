@@ -242,7 +242,7 @@ def drain_under_load(own: httpx.Client, folder: Path) -> None:
         time.sleep(0.05)
     not_ready.set()
     assert own.get("/livez").status_code == 200  # not ready, and still answering
-    assert wait_for(lambda: figures(own).get(("immigration_news_requests_total", "/readyz", "503")))
+    assert wait_for(lambda: figures(own).get(("immigration_news_requests_total", "1", "/readyz", "503")))
     for client in clients:
         client.join()
     process.wait(timeout=40)  # the grace time and what it takes to end
@@ -322,7 +322,7 @@ def test_ten_times_overload_is_shed_and_leaves_no_mark(own: httpx.Client) -> Non
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_requests(own: httpx.Client, tmp_path: Path) -> None:
-    """100,000 requests of all kinds, one in ten read by the model; sizes after each tenth, the first two left out."""
+    """100,000 requests of all kinds, one in ten read by the model; sizes after each tenth of the second half."""
     process, sizes, broken = worker(tmp_path), [], list[int]()
 
     async def ask(client: httpx.AsyncClient, number: int) -> None:
@@ -358,5 +358,5 @@ def test_memory_does_not_grow_with_requests(own: httpx.Client, tmp_path: Path) -
         sizes.append(process.memory_info().rss)
     print([round(size / MEGABYTE, 1) for size in sizes])
     assert len(broken) < 10
-    slope = statistics.linear_regression(range(8), sizes[2:]).slope  # bytes each 10,000 requests
-    assert slope < MEGABYTE
+    slope = statistics.linear_regression(range(5), sizes[5:]).slope  # bytes each 10,000 requests
+    assert slope < MEGABYTE / 2

@@ -45,10 +45,10 @@ def test_figures_count_what_was_read(served: httpx.Client) -> None:
     served.get("/no/such/route")
     reading = answer["readings"][0]
     wanted = {
-        ("immigration_news_requests_total", "/classify", "200"): 1,
-        ("immigration_news_requests_total", "/classify", "400"): 1,
-        ("immigration_news_requests_total", "other", "404"): 1,
-        ("immigration_news_request_seconds_count", "/classify"): 2,
+        ("immigration_news_requests_total", "1", "/classify", "200"): 1,
+        ("immigration_news_requests_total", "1", "/classify", "400"): 1,
+        ("immigration_news_requests_total", "1", "other", "404"): 1,
+        ("immigration_news_request_seconds_count", "1", "/classify"): 2,
         ("immigration_news_labels_total", "topic", reading["topic"]["label"], "1"): 3,
         ("immigration_news_labels_total", "stance", reading["stance"]["label"], "1"): 3,
         ("immigration_news_abstentions_total", "1"): 3 * reading["abstained"],
@@ -96,5 +96,5 @@ def test_what_is_not_http_is_refused_like_all_else_and_counted(
             while more := connection.recv(2**16):
                 answers += more
     assert b"HTTP/1.1 400 " in answers and json.loads(answers.rpartition(b"\r\n\r\n")[2])["error"]
-    key = ("immigration_news_requests_total", route, "400")
+    key = ("immigration_news_requests_total", "1", route, "400")
     assert wait_for(lambda: figures(served).get(key, 0) == before.get(key, 0) + 1)

@@ -354,6 +354,13 @@ def test_folders_patterns_and_urls(history: Champion, tmp_path: Path) -> None:
         rows = read(tmp_path / "out.parquet")
         assert [row["text"] for row in rows] == PASSAGES[:6]
         assert [row["n"] for row in rows] == [None, None, 1, 2, None, None]
+    for ending in ("csv", "jsonl", "jsonl.gz"):  # of these too, a folder is one table
+        (tmp_path / ending).mkdir()
+        write(tmp_path / ending / f"b.{ending}", {"text": PASSAGES[2:4], "n": [1, 2]})
+        write(tmp_path / ending / f"a.{ending}", {"n": [3, 4], "text": PASSAGES[:2]})
+        run(history, tmp_path / ending, tmp_path / "out.parquet", "--overwrite")
+        rows = read(tmp_path / "out.parquet")
+        assert [(row["text"], int(row["n"])) for row in rows] == list(zip(PASSAGES, (3, 4, 1, 2), strict=False))
     memory = fsspec.filesystem("memory")
     memory.put(str(many / "a.parquet"), "/in/a.parquet")
     run(history, "memory://in/*.parquet", "memory://out/a.jsonl")
@@ -697,7 +704,7 @@ def test_kills_at_random_moments_change_no_byte(history: Champion, tmp_path: Pat
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(history: Champion, tmp_path: Path) -> None:
     peaks = [
-        peak(history, many(tmp_path / "in.jsonl", rows), tmp_path / f"{rows}.parquet") for rows in (40_000, 400_000)
+        peak(history, many(tmp_path / "in.jsonl", rows), tmp_path / f"{rows}.parquet") for rows in (100_000, 600_000)
     ]
     print(peaks)
     assert peaks[1] <= 1.1 * peaks[0]

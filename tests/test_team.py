@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from serving_processes import serving_champion
 from team_server import TeamStore, stop_tree, team_server
 
+from serving import score
 from training import leaderboard, registry
 from training.champion import answers, verified
 
@@ -154,6 +155,9 @@ def test_the_commands_work_over_a_server(team: TeamStore, tmp_path: Path) -> Non
     assert code == 0 and board.splitlines()[-1] == f"champion: version {second}"
     assert f"version {second}; test split" in board
     assert served_version("second") == second
+    (tmp_path / "in.csv").write_text("text\nThe ministry published the rules on Monday.\n", encoding="utf-8")
+    code, said = team.call(score.main, str(tmp_path / "in.csv"), str(tmp_path / "out.jsonl"))
+    assert code == 0 and "scored      1\n" in said, said
 
     code, said = team.call(registry.main, "--rollback", "--why", "a test")
     assert code == 0 and said.splitlines()[-1].endswith(": a test"), said

@@ -20,7 +20,7 @@ import mlflow.pyfunc
 from data.corpora import load_bundled
 from experiments.bench import machine
 from serving.bundle import checked_copy
-from serving.registry import champion
+from serving.registry import NoChampion, champion
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -200,7 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
     options = parser.parse_args(arguments)
-    figures, table = report(measure(options.rounds, options.seconds))
+    try:
+        figures, table = report(measure(options.rounds, options.seconds))
+    except NoChampion as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     (HERE / "service.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     (HERE / "service.md").write_text(table, encoding="utf-8")
     print(table)
