@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 from serving.articles import cut
 from serving.batch.parts import Parts
 from serving.batch.readings import Score
-from serving.batch.sources import Block, Problem
+from serving.batch.sources import Block, Problem, grouped
 from serving.batch.tables import Row, Table
 from serving.schema import MAX_ARTICLE, MAX_CHARACTERS, MAX_CUT
 
@@ -59,9 +58,9 @@ class Run(NamedTuple):
     def begin(self, number: int, first: int, block: Block, waiting: set[bytes]) -> Pending:
         """Hand the new texts of a part to the workers; `waiting` are those that they have already."""
         rows = list(rows_of(block, self.table.articles))
-        unscored = without_score(self.parts, rows)
+        digests = digests_of(rows)
+        unscored = without_score(self.parts, digests, rows)
         new = {key: text for key, text in unscored.items() if key not in waiting}
-        digests = [None if row.text is None else digest(row.text) for row in rows]
         return Pending(number, first, block, rows, digests, new, [self.submit(some) for some in tasks(new.values())])
 
     def finish(self, part: Pending) -> None:
@@ -98,22 +97,26 @@ def to_submit(parts: Parts, articles: bool, blocks: Iterator[Block]) -> Iterator
     """The texts that a run over these blocks will hand to the workers, list by list."""
     for number, block in enumerate(blocks):
         if number >= parts.done:
-            unscored = without_score(parts, rows_of(block, articles))
+            rows = list(rows_of(block, articles))
+            unscored = without_score(parts, digests_of(rows), rows)
             yield from tasks(unscored[key] for key in parts.met_first(unscored))
 
 
-def without_score(parts: Parts, rows: Iterable[Row]) -> dict[bytes, str]:
+def digests_of(rows: Iterable[Row]) -> list[bytes | None]:
+    """What the texts of rows are known by; None where there is none to score."""
+    return [None if row.text is None else digest(row.text) for row in rows]
+
+
+def without_score(parts: Parts, digests: Sequence[bytes | None], rows: Sequence[Row]) -> dict[bytes, str]:
     """The texts of rows that no finished part had, by digest."""
-    by_digest = {digest(row.text): row.text for row in rows if row.text is not None}
+    by_digest = {key: row.text for key, row in zip(digests, rows, strict=True) if key and row.text is not None}
     known = parts.scores(by_digest)
     return {key: text for key, text in by_digest.items() if key not in known}
 
 
 def tasks(texts: Iterable[str]) -> Iterator[list[str]]:
     """Texts in lists, each of which one process reads."""
-    rest = iter(texts)
-    while some := list(islice(rest, TASK)):
-        yield some
+    return grouped(texts, lambda _: 0, TASK)
 
 
 def ahead(processes: int, part_rows: int) -> int:
