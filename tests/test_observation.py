@@ -1,13 +1,17 @@
 """What an operator sees of a request: a line of JSON, figures for Prometheus, and no text unless asked for."""
 
 import json
+import logging
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from serving_processes import figures, json_lines, wait_for
+
+from serving.observation import JsonLines
 
 PASSAGE = "Border officers turned back forty people at the bridge, a spokeswoman said."
 
@@ -65,6 +69,18 @@ def test_figures_count_what_was_read(served: httpx.Client) -> None:
         return {key: after.get(key, 0) - before.get(key, 0) for key in wanted} == wanted
 
     assert wait_for(grown)
+
+
+def test_of_an_exception_the_log_says_where_and_of_what_kind_but_not_its_message() -> None:
+    try:
+        raise ValueError(PASSAGE)
+    except ValueError:
+        record = logging.LogRecord("immigration_news", logging.ERROR, __file__, 1, "it failed", (), sys.exc_info())
+    line = JsonLines().format(record)
+    said = json.loads(line)
+    assert (said["level"], said["message"]) == ("ERROR", "it failed")
+    assert "ValueError" in said["exc_info"] and Path(__file__).name in said["exc_info"]
+    assert PASSAGE not in line and "raise" not in line
 
 
 HEAD = b"POST /classify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Type: application/"

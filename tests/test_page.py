@@ -105,14 +105,22 @@ def test_shows_what_the_service_reads(page: Page, client: httpx.Client) -> None:
     assert page.locator(".passage .text").all_text_contents() == [passage["text"] for passage in passages]
     assert labels(page, "topic") == [passage["topic"]["label"] for passage in passages]
     assert labels(page, "stance") == [(passage["stance"] or {"label": ""})["label"] for passage in passages]
+    for head in ("topic", "stance"):
+        shown = page.locator(f".chip.{head}").all_text_contents()
+        for chip, label in zip(shown, (passage[head] for passage in passages), strict=True):
+            if label:
+                surest = 0.995 < label["confidence"] < 1
+                assert chip.split()[-1] == (">99%" if surest else f"{100 * label['confidence']:.0f}%")
     assert [flag.is_visible() for flag in page.locator(".flag").all()] == [each["abstained"] for each in passages]
     assert page.locator("#status").inner_text().startswith(f"{summary['passages']} passages, {summary['abstained']} ")
     counts = page.locator("#summary table").first.locator("tbody tr td:nth-child(3)").all_inner_texts()
     assert sorted(map(int, counts)) == sorted(topic["count"] for topic in summary["topics"].values())
     model, methods = client.get("/model").json(), page.locator("#methods").inner_text()
     f1 = "{:.3f} [{:.3f}, {:.3f}]".format(*model["quality"]["news_dev"]["topic"]["macro_f1"])
-    for part in (model["version"], model["candidate"], model["data_digest"][:16], f"{model['threshold']:.3f}", f1):
-        assert part in methods
+    codebook = f"codebook version {model['codebook']}"
+    parts = [model["name"], f"version {model['version']} ", model["candidate"], model["data_digest"][:16], codebook, f1]
+    parts += ["95% interval", "passages of real news on which nothing was trained", f"under {model['threshold']:.3f}"]
+    assert [part for part in parts if part not in methods] == []
 
 
 @pytest.mark.parametrize("how", ["hover", "focus"])
@@ -232,6 +240,40 @@ def test_accessible_and_no_wider_than_the_window(page: Page, theme: Any, width: 
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+FILES = {
+    "article.txt": ("Öl für Flüchtlinge".encode(), "Öl für Flüchtlinge"),
+    "old.TXT": ("Öl für Flüchtlinge".encode("windows-1252"), "Öl für Flüchtlinge"),
+    "wide.txt": ("Öl für Flüchtlinge".encode("utf-16"), "Öl für Flüchtlinge"),
+    "article.html": (b"<p>Visas for nurses</p>", "<p>Visas for nurses</p>"),
+    "article.pdf": (b"%PDF-1.7", None),
+}
+DROP = """([bytes, name]) => {
+    const files = new DataTransfer();
+    files.items.add(new File([new Uint8Array(bytes)], name));
+    document.body.dispatchEvent(
+        new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: files }),
+    );
+}"""
+
+
+@pytest.mark.parametrize("way", ["choose", "drop"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_fills_the_box(page: Page, way: str, name: str) -> None:
+    content, text = FILES[name]
+    if way == "drop":
+        page.evaluate(DROP, [list(content), name])
+    else:
+        with page.expect_file_chooser() as waiting:
+            page.get_by_role("button", name="Choose a file").click()
+        waiting.value.set_files({"name": name, "mimeType": "application/octet-stream", "buffer": content})
+    if text is None:
+        expect(page.get_by_role("alert").first).to_contain_text(f"“{name}” is neither a .txt nor an .html file")
+        text = ""
+    else:
+        expect(page.locator("#status")).to_have_text(f"“{name}” is in the box.")
+    expect(page.get_by_label("Paste an article")).to_have_value(text)
 
 
 def test_an_article_that_is_too_long_is_refused_in_words(page: Page) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -547,6 +548,7 @@ def test_an_interrupted_run_goes_on_and_one_of_another_kind_does_not_unless_begu
     process.send_signal(signal.SIGCONT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in said
+    assert re.search(r"scoring: .* \d+/10000 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ rows/s\]", said)  # time left, and rate
     done = len(list(parts_of(target).glob("part-*")))
     assert said.splitlines()[-1] == f"interrupted; the same command goes on from part {done}"
     first = parts_of(target) / "part-00000000.parquet"
@@ -649,6 +651,9 @@ while True:
     if killed != signal.SIGKILL:
         sys.exit(1 if killed else 0)
     print("killed", at, flush=True)
+    if os.path.exists(arguments[1]):  # all of it or nothing is to be seen
+        with open(arguments[1], "rb") as file:
+            print("made", file.read().hex(), flush=True)
     if outcome(-1):
         sys.exit(f"not finished after a kill at {at}")
     with open(arguments[1], "rb") as file:
@@ -697,6 +702,7 @@ def test_kills_at_random_moments_change_no_byte(history: Champion, tmp_path: Pat
             process.kill()
             process.communicate()
             kills += 1
+            assert not target.exists()
     assert kills
     assert target.read_bytes() == whole and not parts_of(target).exists()
 

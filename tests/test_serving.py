@@ -3,9 +3,13 @@
 import json
 import pickle
 import shutil
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +20,23 @@ import pytest
 from conftest import Champion
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving_processes import copy_registry, figures, json_lines, serving_champion, wait_for
+from serving_processes import (
+    ROOT,
+    copy_registry,
+    environment,
+    figures,
+    free_port,
+    json_lines,
+    process_tree,
+    serving_champion,
+    wait_for,
+)
 
 from serving.bodies import MAX_BODY
 from serving.guard import METHODS
 from serving.parsing import MAX_VALUES
 from serving.schema import MAX_CHARACTERS, MAX_PASSAGES
-from serving.service import CONCURRENT
+from serving.service import CONCURRENT, EXPLAINERS
 
 JSON = {"Content-Type": "application/json"}
 PASSAGES = [
@@ -201,6 +215,43 @@ def test_a_service_that_runs_outlives_its_models_files(
     assert other.get("/readyz").status_code == 200
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("harm", "reason"), [("changed", "pipeline.skops has changed: sha256"), ("missing", "could not be found locally")]
+)
+def test_a_stored_model_that_is_not_as_imported_is_never_served(
+    history: Champion, tmp_path: Path, harm: str, reason: str
+) -> None:
+    with serving_champion(history.uri, tmp_path):
+        pass
+    [stored] = (path for path in tmp_path.glob("bentoml/models/immigration-news/*-*") if path.is_dir())
+    if harm == "missing":
+        shutil.rmtree(stored)
+    else:
+        [pipeline] = stored.rglob("pipeline.skops")
+        pipeline.write_bytes(pipeline.read_bytes()[:-1] + b"!")
+    port, log = free_port(), tmp_path / "again.log"
+    command = ["-m", "bentoml", "serve", "serving.service:ImmigrationNews", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--arg", f"model={stored.parent.name}:{stored.name}"]
+    url = f"sqlite:///{tmp_path}/feedback.db"
+    settings = environment(BENTOML_HOME=str(tmp_path / "bentoml"), IMMNEWS_FEEDBACK_URL=url)
+
+    def told() -> bool:
+        with suppress(httpx.TransportError):
+            assert httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code != 200
+        return reason in log.read_text()
+
+    with log.open("w") as out:
+        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=settings, stdout=out, stderr=out)
+    try:
+        assert wait_for(told)
+    finally:
+        print(log.read_text())
+        for one in process_tree(process.pid):
+            one.kill()
+        process.wait()
+
+
 BAD = {
     "too many values": (b'{"passages":[' + b"[]," * MAX_VALUES + b"[]]}", "over 200,000 values"),
     "no body": (b"", "not JSON"),
@@ -304,6 +355,42 @@ def test_a_body_over_the_limit_is_refused_however_it_comes(served: httpx.Client)
         assert f"{MAX_BODY:,} bytes" in response.json()["error"]
 
 
+SMALL = b'{"passages":["a"]}'
+
+
+@pytest.mark.parametrize(
+    ("lengths", "body", "status"),
+    [
+        ("Content-Length: 999999999999", SMALL, 413),  # the rest never comes
+        (f"Content-Length: {MAX_BODY + 1}", b"", 413),
+        ("Content-Length: 99999999999999999999999999", SMALL, 400),  # no length that HTTP's parser knows
+        ("Content-Length: -18", SMALL, 400),
+        ("Content-Length: 18\r\nContent-Length: 19", SMALL, 400),
+        ("Content-Length: 3", SMALL, 400),  # what follows is no request
+        ("Content-Length: 30", SMALL, 408),
+        ("Content-Length: 3\r\nTransfer-Encoding: chunked", b"12\r\n" + SMALL + b"\r\n0\r\n\r\n", 200),
+        (
+            "Content-Length: 3\r\nTransfer-Encoding: chunked",
+            b"%x\r\n" % (MAX_BODY + 1) + b" " * (MAX_BODY + 1) + b"\r\n0\r\n\r\n",
+            413,
+        ),
+        ("Transfer-Encoding: chunked", b"ffffffffffff\r\n" + SMALL, 408),
+    ],
+    ids=lambda value: str(value)[:60].replace("\r\n", " ") if isinstance(value, str) else "",
+)
+def test_a_length_that_lies_gets_no_more_than_what_came(
+    served: httpx.Client, lengths: str, body: bytes, status: int
+) -> None:
+    head = f"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{lengths}\r\n\r\n"
+    with socket.create_connection((served.base_url.host, served.base_url.port)) as connection:
+        connection.settimeout(20)
+        with suppress(BrokenPipeError, ConnectionResetError):  # answered before all of it was sent
+            connection.sendall(head.encode() + body)
+        answer = connection.recv(2**16)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    classify(served, PASSAGES[:1])
+
+
 def test_the_largest_valid_body_fits() -> None:
     body = {"passages": ["\N{PILE OF POO}" * MAX_CHARACTERS] * MAX_PASSAGES}
     assert len(json.dumps(body, indent=4)) < MAX_BODY
@@ -328,6 +415,30 @@ def test_overload_is_told_when_to_return_and_passes(served: httpx.Client) -> Non
         assert response.status_code in (429, 503)
         assert response.headers["retry-after"].isdigit() and response.json().keys() == {"error"}
     classify(served, PASSAGES[:1])
+
+
+def test_requests_for_explanations_keep_no_other_out(served: httpx.Client) -> None:
+    passages = [" ".join(PASSAGES[:5])] * 2
+    done = threading.Event()
+
+    def explain(number: int) -> httpx.Response:
+        return served.post("/classify?explain=true", json={"passages": [f"{text} {number}" for text in passages]})
+
+    def keep_asking() -> None:
+        while not done.is_set():
+            classify(served, PASSAGES[:1])
+
+    with ThreadPoolExecutor(33) as threads:
+        others = threads.submit(keep_asking)
+        responses = list(threads.map(explain, range(4 * EXPLAINERS)))
+        done.set()
+        others.result()
+    busy = [response for response in responses if response.status_code == 429]
+    assert busy and len(responses) - len(busy) >= EXPLAINERS
+    assert {response.status_code for response in responses} == {200, 429}
+    for response in busy:
+        assert response.headers["retry-after"].isdigit()
+        assert response.json() == {"error": response.json()["error"]} and "leave explain out" in response.text
 
 
 def test_one_bad_request_harms_no_other(served: httpx.Client) -> None:
