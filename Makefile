@@ -36,8 +36,12 @@ slow: .venv/installed  ## the slow tests: a thousand made-up requests, kill -9 u
 lint: .venv/installed  ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
+# MLflow's own command does not look at MLFLOW_TRACKING_URI; a server of a team is its own UI.
 ui: .venv/installed  ## MLflow's UI over the same store: [PORT=5000]
-	@.venv/bin/mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000)
+	@case "$$MLFLOW_TRACKING_URI" in \
+	http*) echo "the store is a server with a UI of its own: open $$MLFLOW_TRACKING_URI" ;; \
+	*) exec .venv/bin/mlflow ui --backend-store-uri "$$MLFLOW_TRACKING_URI" --host 127.0.0.1 --port $(or $(PORT),5000) ;; \
+	esac
 
 data: .venv/installed  ## fetch the texts of the annotated news (optional)
 	@$(PY) -m data.hydrate

@@ -47,12 +47,15 @@ class Guard:
             headers = Headers(scope=scope)
             check_token(self.token, scope["path"], headers)
             check_host(self.hosts, scope, headers)
-            check_route(scope["method"], scope["path"])
+            check_path(scope["path"])
+            posted = scope["method"] == "POST" and scope["path"] in BODIES
+            if posted or has_body(headers):
+                check_type(headers)
+            check_method(scope["method"], scope["path"])
             check_query(scope["path"], QueryParams(scope["query_string"]))
             send_on = contract_errors(scope, receive, send)
-            if scope["path"] not in BODIES:
+            if not posted:
                 return await self.app(scope, receive, send_on)
-            check_type(headers)
             with self.bodies.share() as grow:
                 body = await read_body(headers, receive, grow)
                 parse(body, BODIES[scope["path"]])
@@ -123,13 +126,22 @@ def check_query(path: str, query: QueryParams) -> None:
             )
 
 
-def check_route(method: str, path: str) -> None:
-    """Refuse an unknown path (404) or a method that it does not take (405)."""
+def check_path(path: str) -> None:
+    """Refuse an unknown path (404)."""
     if path not in METHODS:
         raise Refused(HTTPStatus.NOT_FOUND, f"no such route; there are {', '.join(METHODS)}")
+
+
+def check_method(method: str, path: str) -> None:
+    """Refuse a method that a path does not take (405)."""
     if method not in METHODS[path]:
         allowed = ", ".join(METHODS[path])
         raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} takes {allowed}", {"Allow": allowed})
+
+
+def has_body(headers: Headers) -> bool:
+    """Whether a request brings one, which only some routes take."""
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
 def check_type(headers: Headers) -> None:

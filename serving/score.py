@@ -18,7 +18,7 @@ from serving.batch.linewise import open_source
 from serving.batch.locations import Target
 from serving.batch.readings import BadModel, workers
 from serving.batch.scoring import Run, ahead, part_blocks, to_submit
-from serving.batch.sources import BadInput, Block, Source, Wanted
+from serving.batch.sources import CHANGED, BadInput, Block, Source, Wanted
 from serving.schema import MAX_ARTICLE
 
 INTERRUPTED = 130
@@ -132,6 +132,8 @@ def produce(options: argparse.Namespace, target: Target, folder: Path) -> int:
         started, before = time.monotonic(), kept.counts().get("rows", 0)
         if before < source.rows:
             make_parts(options, kept, source, table, champion)
+            if changed := [file.url for file in files if file.changed()]:
+                raise BadInput(f"{changed[0]}: {CHANGED}")
         seconds = time.monotonic() - started
         provenance.publish(kept, table, target, provenance.note(options, champion, description))
         counts = kept.counts()

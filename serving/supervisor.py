@@ -8,6 +8,8 @@ from typing import Any
 
 from bentoml._internal.utils import circus
 
+from serving.observation import log_as_json
+
 # BentoML looks every ten seconds, which would be most of the time that a killed worker is missed.
 LOOK_SECONDS = 1.0
 
@@ -29,5 +31,6 @@ class Supervisor(circus.Arbiter):
 
 
 def watch_closely() -> None:
-    """Have BentoML make its supervisor of this class. It gives no way to say so."""
+    """Have BentoML make its supervisor of this class, to which it gives no way, and log as the workers do."""
+    log_as_json()
     circus.Arbiter = Supervisor  # type: ignore[misc]

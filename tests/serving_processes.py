@@ -130,7 +130,7 @@ def server(arguments: Sequence[str], port: int, cwd: Path, variables: Mapping[st
 
 
 def json_lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines that the worker wrote; BentoML's supervisor speaks plainly."""
+    """The lines of the log; before them stands what the command says."""
     return [json.loads(line) for line in (folder / "server.log").read_text().splitlines() if line.startswith("{")]
 
 
@@ -141,9 +141,9 @@ def figures(client: httpx.Client) -> dict[tuple[str, ...], float]:
     return {(sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value for sample in samples}
 
 
-def wait_for(found: Callable[[], Any]) -> Any:
+def wait_for(found: Callable[[], Any], seconds: int = 20) -> Any:
     """What `found` gives, once it gives something: a line is written after its answer is out."""
-    for _ in range(200):
+    for _ in range(10 * seconds):
         if result := found():
             return result
         time.sleep(0.1)

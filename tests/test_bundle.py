@@ -12,8 +12,11 @@ import httpx
 import pytest
 import yaml
 from serving_processes import NO_NETWORK, Registry, copy_registry, environment, free_port, run, server
+from starlette.datastructures import Headers
 
 from serving import bundle, manifest, registry, serve
+from serving.guard import check_token
+from serving.refusal import Refused
 
 TOKEN = "correct horse"
 
@@ -190,6 +193,14 @@ def test_without_the_token_every_route_is_closed(client: httpx.Client, path: str
     response = client.get(path, headers=headers)
     assert response.status_code == 401
     assert response.json().keys() == {"error"} and response.headers["www-authenticate"] == "Bearer"
+
+
+def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, ...]] = []
+    monkeypatch.setattr("serving.guard.hmac.compare_digest", lambda *given: compared.append(given))
+    with pytest.raises(Refused):
+        check_token(TOKEN, "/classify", Headers({"Authorization": "Bearer wrong"}))
+    assert compared == [(b"wrong", TOKEN.encode())]
 
 
 def test_a_browser_gives_the_token_as_a_password(client: httpx.Client) -> None:

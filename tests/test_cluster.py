@@ -262,6 +262,8 @@ def test_the_command_goes_on_after_a_kill_and_after_ctrl_c_and_leaves_no_process
     process.kill()
     process.communicate()
     gone(left)
+    killed = f"immnews-ray-{process.pid}-*"
+    assert list(Path("/tmp").glob(killed))  # with some of the input; the next run clears it away
 
     done = len(list(parts_of(target).glob("part-*")))
     process = start(history, *call)
@@ -272,6 +274,7 @@ def test_the_command_goes_on_after_a_kill_and_after_ctrl_c_and_leaves_no_process
     assert process.returncode == 130 and "Traceback" not in said
     assert said.splitlines()[-1].startswith("interrupted; the same command goes on from part")
     gone(left)
+    assert not [*Path("/tmp").glob(killed), *Path("/tmp").glob(f"immnews-ray-{process.pid}-*")]
 
     words = {"INPUT": long.source, "OUTPUT": target, "PROCESSES": 2, "ENGINE": "ray", "OPTIONS": "--part-rows 100"}
     again = history.make("score", *(f"{name}={value}" for name, value in words.items()))

@@ -1,6 +1,7 @@
 """The gate: when a winner may become champion, decided on figures and, end to end, on real versions."""
 
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -10,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
+from training import registry
 from training.evaluation import Interval, Report, report
 from training.experiment import Gate
 from training.gate import compare, judge
-from training.registry import champion, ledger
+from training.registry import champion, ledger, register
 from training.run import main as train
 
 SIZES = (4, 3)
@@ -94,6 +96,30 @@ def test_a_worse_winner_is_registered_but_not_promoted(history: Champion) -> Non
     assert refused.tags["gate_champion"] == "2"
     assert float(refused.tags["gate_difference"].split()[0]) < -0.1
     assert [entry.version for entry in ledger(client)][:2] == ["1", "2"]
+
+
+def test_a_champion_that_came_meanwhile_is_compared_with_too(stores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(stores / "meanwhile")
+    store.folder.mkdir()
+    good, worse = store.folder / "good.toml", store.folder / "worse.toml"
+    good.write_text(QUICK)
+    worse.write_text(QUICK + "params.heads__topic__C = 1e-2\nparams.heads__stance__C = 1e-2\n")
+    assert store.call(train, str(good))[0] == 0
+    client = mlflow.MlflowClient(store.uri)
+    client.delete_registered_model_alias("immigration-news", "champion")
+
+    def while_another_promotes(*given: Any) -> Any:
+        version = register(*given)
+        client.set_registered_model_alias("immigration-news", "champion", "1")
+        return version
+
+    monkeypatch.setattr(registry, "register", while_another_promotes)
+    code, said = store.call(train, str(worse))
+    assert code == 0 and "not promoted (version 1 stays champion): " in said, said
+    tags = client.get_model_version("immigration-news", "2").tags
+    assert (tags["gate"], tags["gate_champion"]) == ("refused", "1")
+    present = champion(client)
+    assert present is not None and present.version == 1
 
 
 def test_majority_alone_can_never_be_champion(stores: Path) -> None:

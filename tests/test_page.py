@@ -16,6 +16,7 @@ from serving_processes import run, serving_champion
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-sync --no-first-run"
+SIGNS = {"supportive": "▲ ", "restrictive": "▼ ", "neutral": "● "}
 PATIENCE = 30_000  # milliseconds
 ATTACK = "<img src=x onerror=\"document.title='taken'\"> migrants <script>document.title='taken'</script>"
 # Characters beyond the basic plane, a formula, quotation marks and markup, each where it could go wrong.
@@ -110,11 +111,21 @@ def test_shows_what_the_service_reads(page: Page, client: httpx.Client) -> None:
         for chip, label in zip(shown, (passage[head] for passage in passages), strict=True):
             if label:
                 surest = 0.995 < label["confidence"] < 1
-                assert chip.split()[-1] == (">99%" if surest else f"{100 * label['confidence']:.0f}%")
+                share = ">99%" if surest else f"{100 * label['confidence']:.0f}%"
+                # A sign and a word beside the colour.
+                assert chip == f"{SIGNS.get(label['label'], '')}{label['label'].replace('_', ' ')} {share}"
     assert [flag.is_visible() for flag in page.locator(".flag").all()] == [each["abstained"] for each in passages]
     assert page.locator("#status").inner_text().startswith(f"{summary['passages']} passages, {summary['abstained']} ")
     counts = page.locator("#summary table").first.locator("tbody tr td:nth-child(3)").all_inner_texts()
     assert sorted(map(int, counts)) == sorted(topic["count"] for topic in summary["topics"].values())
+    bars = page.locator("#summary table").first.locator("svg .share").all()
+    assert len(bars) == len(counts)
+    drawn = [bar.bounding_box() for bar in bars]
+    widths = [box["width"] if box else 0 for box in drawn]
+    assert max(widths) > 0
+    assert [width / max(widths) for width in widths] == pytest.approx(
+        [int(count) / max(map(int, counts)) for count in counts], abs=0.02
+    )
     model, methods = client.get("/model").json(), page.locator("#methods").inner_text()
     f1 = "{:.3f} [{:.3f}, {:.3f}]".format(*model["quality"]["news_dev"]["topic"]["macro_f1"])
     codebook = f"codebook version {model['codebook']}"
@@ -240,6 +251,29 @@ def test_accessible_and_no_wider_than_the_window(page: Page, theme: Any, width: 
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_methods_sentence_is_of_the_model_that_gave_the_labels(page: Page, client: httpx.Client) -> None:
+    model = client.get("/model").json()
+    earlier = {**model, "version": "0", "threshold": 0.111, "candidate": "words"}
+    expect(page.locator("#served")).to_contain_text("Served: ")
+    page.route("**/model", lambda route: route.fulfill(json=earlier), times=1)
+    page.reload()
+    expect(page.locator("#served")).to_contain_text("version 0 (words)")
+    read(page)
+    expect(page.locator("#methods")).to_contain_text(f"version {model['version']} (candidate {model['candidate']}")
+    expect(page.locator("#methods")).to_contain_text(f"under {model['threshold']:.3f}")
+
+
+def test_an_explanation_that_failed_is_asked_for_again(page: Page) -> None:
+    read(page)
+    page.route("**/classify?explain=true", lambda route: route.fulfill(status=200, body="half an answ"), times=1)
+    page.locator(".passage").nth(0).focus()
+    expect(page.locator("#panel")).to_contain_text("The service failed")
+    page.locator(".passage").nth(1).focus()
+    page.locator(".passage").nth(0).focus()
+    expect(page.locator("#panel")).not_to_contain_text("The service failed")
+    expect(page.locator("#panel")).to_contain_text("For ")
 
 
 FILES = {

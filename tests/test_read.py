@@ -37,6 +37,7 @@ def test_an_article_is_cut_into_passages_and_each_is_read(served: httpx.Client) 
     assert answer["article"] == ARTICLE
     texts = [passage["text"] for passage in answer["passages"]]
     assert texts == [line.strip() for line in ARTICLE.splitlines() if line.strip()]
+    assert answer["passages"][-1]["topic"]["label"] == "off_topic"  # what is left of the page around it
     classified = served.post("/classify", json={"passages": texts}).json()["readings"]
     for passage, reading in zip(answer["passages"], classified, strict=True):
         assert passage.keys() == {"text", "start", "end", "topic", "stance", "abstained"}

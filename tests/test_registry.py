@@ -1,11 +1,15 @@
 """Versions, the alias and the ledger: rollback, its refusals, and a store that is empty."""
 
 import shutil
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import mlflow
 import pytest
-from conftest import Champion, Store
+from conftest import ROOT, Champion, Store
+from serving_processes import free_port, process_tree, wait_for
 
 from training import leaderboard, registry
 
@@ -62,6 +66,30 @@ def test_rollback_refuses_a_version_whose_files_have_changed(history: Champion) 
     assert code == 2
     assert "card.json is not as it was registered" in said
     assert champion_of(history) == "2"
+
+
+@pytest.mark.slow
+def test_the_ui_shows_this_store(history: Champion, tmp_path: Path) -> None:
+    port = str(free_port())
+    command = ["make", "--no-print-directory", "ui", f"PORT={port}"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=history.env, stdout=log, stderr=log)
+
+    def champion_shown() -> str:
+        with suppress(httpx.TransportError):
+            asked = {"name": "immigration-news", "alias": "champion"}
+            path = f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/registered-models/alias"
+            answer = httpx.get(path, params=asked, trust_env=False)
+            return str(answer.json()["model_version"]["version"]) if answer.status_code == 200 else ""
+        return ""
+
+    before = champion_of(history)
+    try:
+        assert wait_for(champion_shown, 60) == before
+    finally:
+        for one in process_tree(process.pid):
+            one.terminate()
+        process.wait()
 
 
 def test_an_empty_store_is_told_to_train(tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -282,8 +285,23 @@ def test_bad_rows_of_csv_and_parquet(history: Champion, tmp_path: Path) -> None:
     said = run(history, tmp_path / "in.csv", tmp_path / "out.csv")
     assert "errors      4 (empty 1, malformed CSV 2, not UTF-8 1)" in said
     assert [row["id"] for row in read(tmp_path / "out.csv")] == ["1", "2", "3", "4", "5"]
-    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "in.parquet")
-    assert "(not a string 2)" in run(history, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    times = pa.array([None, 0, 2**52], pa.timestamp("ms"))  # the last is later than Python's calendar
+    for texts, counted in ((pa.array([1, 2]), "(not a string 2)"), (times, "(not a string 2, null 1)")):
+        pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+        assert counted in run(history, tmp_path / "in.parquet", tmp_path / "out.parquet", "--overwrite")
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_what_is_nested_too_deeply_is_a_bad_row(history: Champion, tmp_path: Path, output: str) -> None:
+    def line(levels: int) -> str:
+        return '{"text": "The visa rule changed.", "more": ' + '[{"a":' * levels + "1" + "}]" * levels + "}\n"
+
+    (tmp_path / "in.jsonl").write_text(line(24) + line(25) + line(400) + line(40_000))
+    said = run(history, tmp_path / "in.jsonl", tmp_path / f"out.{output}")
+    rows = read(tmp_path / f"out.{output}")
+    assert [bool(row["error"]) for row in rows] == [False, True, True, True] and rows[0]["topic"]
+    assert "(nested too deeply 2, not JSON 1)" in said
+    assert "1" in str(rows[0]["more"])
 
 
 def as_strings(values: list[bytes | None]) -> pa.Array:
@@ -572,6 +590,32 @@ def test_an_interrupted_run_goes_on_and_one_of_another_kind_does_not_unless_begu
     again = run(history, *call)
     assert target.read_bytes() == whole
     assert figures(again) == figures(undisturbed)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(history: Champion, tmp_path: Path) -> None:
+    source, target = many(tmp_path / "in.jsonl", 3_000), tmp_path / "out.jsonl"
+    process = start(history, source, target, "--part-rows", 300)
+    wait_for(process, parts_of(target) / "part-00000000.jsonl")
+    process.send_signal(signal.SIGSTOP)
+    os.utime(source, ns=(0, 10**9))
+    process.send_signal(signal.SIGCONT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and not target.exists()
+    assert re.fullmatch(r"error: .*in\.jsonl: changed while it was read; .* --restart", said.splitlines()[-1])
+    run(history, source, target, "--part-rows", 300, "--restart")
+    assert len(read(target)) == 3_000
+
+
+def test_a_file_behind_http_is_known_by_its_time_of_change(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", {"text": PASSAGES[:1]})
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        [file] = locations.find(f"http://127.0.0.1:{server.server_port}/in.jsonl")
+        assert not file.changed()
+        os.utime(source, ns=(0, 10**9))
+        assert file.changed()
+        server.shutdown()
 
 
 def figures(said: str) -> list[str]:

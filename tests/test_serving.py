@@ -313,6 +313,7 @@ def test_a_bad_body_is_refused_by_name(served: httpx.Client, body: bytes, says: 
         ("POST", "/classify", {"Content-Type": "application/json; charset=utf-8"}, 200),
         ("GET", "/classify", {}, 405),
         ("DELETE", "/model", {}, 405),
+        ("POST", "/model", JSON, 405),
         ("GET", "/nowhere", {}, 404),
         ("GET", "/classify/", {}, 404),
         ("HEAD", "/codebook", {}, 200),
@@ -337,10 +338,11 @@ def test_a_pickle_is_not_opened(served: httpx.Client, route: str, tmp_path: Path
             return open, (str(tmp_path / "opened"), "w")
 
     for kind in ("application/vnd.bentoml+pickle", "Application/Vnd.BentoML+Pickle", "application/octet-stream"):
-        response = served.post(route, content=pickle.dumps(Bomb()), headers={"Content-Type": kind})
-        assert response.status_code == (415 if "POST" in METHODS[route] else 405)
+        for method in ("GET", "POST", "PUT"):
+            response = served.request(method, route, content=pickle.dumps(Bomb()), headers={"Content-Type": kind})
+            assert response.status_code == 415
     form = {"passages": ("a.pkl", pickle.dumps(Bomb()), "application/vnd.bentoml+pickle")}
-    assert served.post(route, files=form).status_code == (415 if "POST" in METHODS[route] else 405)
+    assert served.post(route, files=form).status_code == 415
     assert not (tmp_path / "opened").exists()
 
 
@@ -439,6 +441,22 @@ def test_requests_for_explanations_keep_no_other_out(served: httpx.Client) -> No
     for response in busy:
         assert response.headers["retry-after"].isdigit()
         assert response.json() == {"error": response.json()["error"]} and "leave explain out" in response.text
+
+
+def test_as_many_as_is_said_are_taken_at_once(served: httpx.Client) -> None:
+    def post(number: int) -> int:
+        body = {"passages": [f"{PASSAGES[0]} {number}"]}
+        return httpx.post(served.base_url.join("/classify"), json=body, timeout=60, trust_env=False).status_code
+
+    with ThreadPoolExecutor(CONCURRENT) as threads:
+        assert set(threads.map(post, range(CONCURRENT))) == {200}
+
+
+def test_it_listens_on_the_loopback_interface_alone(served: httpx.Client, served_folder: Path) -> None:
+    processes = process_tree(int((served_folder / "server.pid").read_text()))
+    listening = [one.laddr for process in processes for one in process.net_connections() if one.status == "LISTEN"]
+    assert served.base_url.port in {address.port for address in listening}
+    assert {address.ip for address in listening} == {"127.0.0.1"}
 
 
 def test_one_bad_request_harms_no_other(served: httpx.Client) -> None:

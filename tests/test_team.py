@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from serving_processes import serving_champion
 from team_server import TeamStore, stop_tree, team_server
 
-from serving import score
+from serving import bundle, score
 from training import leaderboard, registry
 from training.champion import answers, verified
 
@@ -155,6 +155,10 @@ def test_the_commands_work_over_a_server(team: TeamStore, tmp_path: Path) -> Non
     assert code == 0 and board.splitlines()[-1] == f"champion: version {second}"
     assert f"version {second}; test split" in board
     assert served_version("second") == second
+    ui = team.make("ui")
+    assert ui.returncode == 0 and f"open {team.uri}" in ui.stdout
+    code, said = team.call(bundle.main, "build")
+    assert code == 0 and "bentoml serve immigration-news:" in said, said
     (tmp_path / "in.csv").write_text("text\nThe ministry published the rules on Monday.\n", encoding="utf-8")
     code, said = team.call(score.main, str(tmp_path / "in.csv"), str(tmp_path / "out.jsonl"))
     assert code == 0 and "scored      1\n" in said, said

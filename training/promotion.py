@@ -39,7 +39,6 @@ def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, 
         tracking.log_transfer(trainer.transfer(winner))
         mlflow.log_metrics({"test/threshold": threshold, **{f"test/{key}": value for key, value in abstained.items()}})
         uri, manifest = log_model(winner.pipeline, card, as_markdown(card), winner.candidate.name)
-    # As late as can be: another training may have promoted its own meanwhile.
     present = registry.champion(client)
     verdict = _judge(trainer, winner, present)
     tags = {
@@ -52,6 +51,11 @@ def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, 
         **{f"test_{head}_macro_f1": str(figures.macro_f1) for head, figures in on_test.items()},
     }
     version = str(registry.register(client, uri, winner.run_id, manifest, tags, as_markdown(card)).version)
+    # Another training may have promoted its own meanwhile: the winner must not be worse than that one either.
+    while verdict.passed and _number(latest := registry.champion(client)) != _number(present):
+        present, verdict = latest, _judge(trainer, winner, latest)
+        for name, value in verdict.tags().items():
+            client.set_model_version_tag(registry.MODEL, version, name, value)
     figures = ", ".join(f"{head} macro-F1 {figures.macro_f1}" for head, figures in on_test.items())
     won = f"winner {winner.candidate.name}: version {version}; test split: {figures}"
     if verdict.passed:
@@ -59,6 +63,10 @@ def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, 
         return f"{won}\npromoted to {registry.CHAMPION}: {verdict.reasons[0]}"
     stays = f"version {present.version} stays {registry.CHAMPION}" if present else "there is no champion yet"
     return f"{won}\nnot promoted ({stays}): {'; '.join(verdict.reasons)}"
+
+
+def _number(version: ModelVersion | None) -> str | None:
+    return str(version.version) if version else None
 
 
 def _judge(trainer: Trainer, winner: Trained, present: ModelVersion | None) -> gate.Verdict:

@@ -4,6 +4,7 @@ python -m experiments.bench.cluster [ROUNDS]
 """
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -16,8 +17,11 @@ from experiments.bench import machine
 from experiments.bench.report import cell
 
 ROOT = Path(__file__).resolve().parents[2]
-ENGINES = [("local", 1), ("local", 2), ("ray", 1), ("ray", 2)]
-FEW, MANY = 1_000, 5_640  # different passages; what the second lot takes longer than the first is reading alone
+# Engine, processes, and the threads of one; two processes have one each, and so has Ray's.
+ENGINES = [("local", 1, 2), ("local", 1, 1), ("local", 2, 1), ("ray", 1, 1), ("ray", 2, 1)]
+# Different passages; what the second lot takes longer than the first is reading alone. Both are whole turns of two
+# processes, which get 200 at a time.
+FEW, MANY = 1_200, 5_600
 
 
 def passages(count: int) -> list[str]:
@@ -28,13 +32,14 @@ def passages(count: int) -> list[str]:
     return [". ".join(chosen.sample(sentences, 4)) for _ in range(count)]
 
 
-def seconds(source: Path, engine: str, processes: int) -> float:
+def seconds(source: Path, engine: str, processes: int, threads: int) -> float:
     """How long the whole command takes."""
     target = source.with_suffix(".out.jsonl")
     command = [sys.executable, "-m", "serving.score", str(source), str(target), "--overwrite", "--restart"]
     options = ["--engine", engine, "--processes", str(processes)]
     started = time.perf_counter()
-    subprocess.run([*command, *options], cwd=ROOT, capture_output=True, check=True)
+    env = {**os.environ, "IMMNEWS_THREADS": str(threads)}
+    subprocess.run([*command, *options], cwd=ROOT, env=env, capture_output=True, check=True)
     return time.perf_counter() - started
 
 
@@ -51,9 +56,9 @@ def main(rounds: int) -> None:
                 rates[way].append((MANY - FEW) / (many - few))
                 starts[way].append(many - MANY / rates[way][-1])
     print(f"{rounds} rounds in turns, {MANY:,} passages; {machine()}\n")
-    print("| engine, processes | passages a second | start, seconds |\n| --- | ---: | ---: |")
-    for engine, processes in ENGINES:
-        print(f"| {engine}, {processes} | {cell(rates[engine, processes])} | {cell(starts[engine, processes])} |")
+    print("| engine, processes, threads of each | passages a second | start, seconds |\n| --- | ---: | ---: |")
+    for way in ENGINES:
+        print(f"| {', '.join(map(str, way))} | {cell(rates[way])} | {cell(starts[way])} |")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ ENVIRONMENT = {"IMMNEWS_THREADS": "1"}
 OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "0", "RAY_AUTH_MODE": "token"}
 OBJECTS = 256 * 2**20
 REMEDY = "name the host:port that `ray start --head` printed, 'auto' on a machine of the cluster, none for one here"
+FOLDERS, PREFIX = Path("/tmp"), "immnews-ray-"  # not TMPDIR: the names of Ray's sockets must stay short
 CONNECT = 10  # seconds
 PATIENCE = 300  # seconds that a run waits for a CPU of the cluster to begin on
 
@@ -45,8 +46,7 @@ def connected(processes: int) -> Iterator[Any]:
         os.environ.update({"RAY_AUTH_TOKEN": secrets.token_hex(32), **OWN})
     import ray
 
-    # Not in TMPDIR: the names of Ray's sockets must stay short.
-    own = None if address else tempfile.mkdtemp(prefix="immnews-ray-", dir="/tmp")
+    own = None if address else own_folder()
     size: dict[str, Any] = {"num_cpus": processes, "object_store_memory": OBJECTS, "_temp_dir": own}
     try:
         start(ray, address, {} if address else {**size, "include_dashboard": False})
@@ -55,6 +55,25 @@ def connected(processes: int) -> Iterator[Any]:
         ray.shutdown()
         if own:
             shutil.rmtree(own, ignore_errors=True)
+
+
+def own_folder() -> str:
+    """Where a Ray of our own keeps what its memory does not hold: input too. What killed runs left there goes."""
+    for left in FOLDERS.glob(f"{PREFIX}*"):
+        if not running(left.name.removeprefix(PREFIX).partition("-")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=FOLDERS)
+
+
+def running(pid: str) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:  # another user's
+        return True
+    except (ValueError, ProcessLookupError):
+        return False
+    return True
 
 
 def check(address: str) -> None:

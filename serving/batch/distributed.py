@@ -16,7 +16,7 @@ from serving.batch import provenance
 from serving.batch.cluster import connected, usable, wait_for_cpu
 from serving.batch.readings import BadModel, Score, score
 from serving.batch.scoring import digest
-from serving.batch.sources import BadInput
+from serving.batch.sources import CHANGED, BadInput
 
 SCORES = pa.schema([
     ("topic", pa.string()), ("topic_confidence", pa.float64()), ("stance", pa.string()),
@@ -120,7 +120,5 @@ def scores_of(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[S
         BadInput: they are of others.
     """
     if [row["digest"] for row in rows] != list(map(digest, texts)):
-        raise BadInput(
-            "a file of the input changed while it was read; leave it as it is, and begin anew with --restart"
-        )
+        raise BadInput(f"a file of the input {CHANGED}")
     return [Score(**{name: row[name] for name in Score._fields}) for row in rows]

@@ -1,4 +1,7 @@
-"""How CSV and JSONL are read, line by line: cells as they stand, objects by the types that a first reading finds."""
+"""How CSV and JSONL are read, line by line: cells as they stand, objects by the types that a first reading finds.
+
+By Python's own readers: those of `datasets` and pyarrow stop at the first bad line, and here each gets its error.
+"""
 
 import csv
 import io
@@ -14,6 +17,7 @@ from serving.batch.sources import BadInput, Block, Kept, Problem, Source, Wanted
 
 MAX_CELL = 2**24
 MAX_COLUMNS = 10_000
+MAX_DEPTH = 50  # of objects and lists in one another: what Parquet's readers take
 
 
 class CsvSource(Source):
@@ -169,4 +173,15 @@ def parsed(line: bytes) -> dict[str, Any] | Problem:
         return Problem(
             "not a JSON object", f"the line is {type(record).__name__}, not an object; write one object a line"
         )
+    if line.count(b"{") + line.count(b"[") > MAX_DEPTH and deep(record):
+        return Problem("nested too deeply", f"the line is nested over {MAX_DEPTH} levels deep; flatten it")
     return record
+
+
+def deep(value: Any) -> bool:
+    """Whether a JSON value is nested over `MAX_DEPTH` levels deep."""
+    layer = [value]
+    for _ in range(MAX_DEPTH):
+        objects = [one.values() if isinstance(one, dict) else one for one in layer if isinstance(one, dict | list)]
+        layer = [inner for one in objects for inner in one]
+    return any(isinstance(one, dict | list) for one in layer)

@@ -15,7 +15,7 @@ READABLE = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
 WRITABLE = (".parquet", ".jsonl", ".jsonl.gz", ".csv")
 PARTS = ".parts"  # how the folder of an unfinished run ends, which no pattern may find
 # What file systems call the state of a file, the surest first.
-STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "modified", "created")
+STAMPS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "last_modified", "modified", "created")
 
 
 class BadLocation(ValueError):
@@ -29,6 +29,10 @@ class File(NamedTuple):
     path: str
     url: str
     state: str
+
+    def changed(self) -> bool:
+        """Whether it is another than when it was found. Raises OSError where it is gone."""
+        return state(self.system.info(self.path)) != self.state
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from serving.batch import jsontypes
 from serving.batch.locations import File
 
+CHANGED = "changed while it was read; leave it as it is, and begin anew with --restart"
+
 # Rows that are read at once, and after how many bytes fewer will do.
 AT_ONCE, BYTES_AT_ONCE = 200, 4 * 2**20
 
@@ -115,7 +117,7 @@ class Source:
                         table = table.append_column(
                             self.found.field(name), pa.nulls(len(table), self.found.field(name).type)
                         )
-                texts, problems = jsontypes.decoded(table[self.wanted.text]), unreadable(table)
+                texts, problems = words(table[self.wanted.text]), unreadable(table)
                 kept = table.select(self.names)
                 if not kept.schema.equals(self.schema):
                     kept = kept.cast(self.schema)
@@ -149,6 +151,14 @@ def unique(schema: pa.Schema, file: File) -> pa.Schema:
     if twice := [name for name in schema.names if schema.names.count(name) > 1]:
         raise BadInput(f"{file.url}: column {twice[0]!r} is there twice; rename one")
     return schema
+
+
+def words(values: pa.ChunkedArray) -> list[Any]:
+    """The values of the text column; what is no string stays what it is, and is not scored."""
+    try:
+        return jsontypes.decoded(values)
+    except OverflowError:  # a time that Python has no date for
+        return [value if value.is_valid else None for value in values]
 
 
 def unreadable(table: pa.Table) -> list[Problem | None]:

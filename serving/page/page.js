@@ -166,6 +166,10 @@ async function learn(ask) {
   showCodebook();
 }
 
+// Whether what the page knows of the model is of the one that gave an answer.
+const isOf = ({ version, data_digest: digest }) =>
+  about.model.version === version && about.model.data_digest === digest;
+
 const names = (head) => about.codebook[head === "topic" ? "topics" : "stances"].map((label) => label.name);
 const definition = (head, name) =>
   about.codebook[head === "topic" ? "topics" : "stances"].find((label) => label.name === name)?.definition ?? "";
@@ -205,6 +209,12 @@ async function read() {
   try {
     await learn(true);
     const answer = await call("read", { body: { article: article.value, title: null } });
+    if (!isOf(answer.model)) {
+      // Another model has been deployed since the page was opened.
+      Object.assign(about, { codebook: await call("codebook"), model: await call("model") });
+      await learn(true);
+      if (!isOf(answer.model)) throw new Error("The service is changing its model. Try again in a minute.");
+    }
     const { passages, abstained } = answer.summary;
     await show(answer);
     $("status").textContent =
@@ -228,7 +238,8 @@ async function open(file) {
   say("");
   if (!/\.(txt|html?)$/i.test(file.name)) return say(`“${file.name}” is neither a .txt nor an .html file.`);
   if (file.size > LARGEST_FILE) return say(`“${file.name}” is larger than 8 MB.`);
-  const bytes = await file.arrayBuffer();
+  const bytes = await file.arrayBuffer().catch(() => null);
+  if (!bytes) return say(`“${file.name}” cannot be read.`);
   const [first, second] = new Uint8Array(bytes);
   try {
     const wide =
@@ -404,6 +415,7 @@ function leave() {
   shown.row.classList.remove("shown");
   shown.row.removeAttribute("aria-describedby");
   shown.text.replaceChildren(shown.passage.text);
+  if (shown.explanation?.problem) shown.explanation = null; // it is tried again
   shown = null;
 }
 
@@ -876,7 +888,10 @@ async function copy() {
   } catch {
     // Without HTTPS there is no clipboard for a page: select the text, which the older command copies.
     getSelection().selectAllChildren($("methods"));
-    document.execCommand("copy");
+    if (!document.execCommand("copy")) {
+      $("status").textContent = "The text is selected, but could not be copied: press Ctrl+C.";
+      return;
+    }
   }
   $("copy").textContent = "Copied";
   $("status").textContent = "The text is in the clipboard.";
