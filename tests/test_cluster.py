@@ -131,6 +131,10 @@ def test_a_cluster_that_is_not_there_is_refused_with_its_address_and_the_remedy(
     said = refused(history, source, tmp_path / "out.jsonl", "--engine", "ray")
     assert f"RAY_ADDRESS={address!r}" in said and "ray start --head" in said
     assert not (tmp_path / "out.jsonl").exists()
+    monkeypatch.setenv("IMMNEWS_ENGINE", "ray")
+    with pytest.raises(training.engine.NoEngine) as refusal, training.engine.engine(2):
+        pass
+    assert f"RAY_ADDRESS={address!r}" in str(refusal.value) and "ray start --head" in str(refusal.value)
 
 
 def test_without_the_extra_the_engine_is_refused_with_the_remedy(
@@ -284,8 +288,13 @@ def test_the_command_goes_on_after_a_kill_and_after_ctrl_c_and_leaves_no_process
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("alone")
-def test_the_search_on_ray_finds_what_it_finds_here(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["alone", "head"])
+def test_the_search_on_ray_finds_what_it_finds_here(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request.getfixturevalue(where)
+    if where == "head":  # which has one CPU
+        monkeypatch.setenv("IMMNEWS_THREADS", "1")
     found = {}
     for engine in ("local", "ray"):
         folder = tmp_path / engine

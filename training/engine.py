@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,6 +19,8 @@ ENGINES = ("local", "ray")
 # What the fits on another machine need of this project: code, and neither data nor the encoder.
 SHIPPED = [str(Path(__file__).parents[1] / name) for name in ("training", "data")]
 NOT_SHIPPED = ["encoder/", "corpus/", "news/"]
+REMEDY = "name the host:port that `ray start --head` printed, or unset it"
+CONNECT = 10  # seconds
 
 
 class NoEngine(InvalidExperiment):
@@ -40,9 +43,12 @@ def engine(jobs: int) -> Iterator[None]:
     if find_spec("ray") is None:
         raise NoEngine(f"{ENGINE}=ray: Ray is not installed; `pip install '.[cluster]'`, or unset {ENGINE}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong comes as an exception
     address = os.environ.get("RAY_ADDRESS", "")
     own_size: dict[str, Any] = {}
-    if not address:  # on the loopback interface alone, and to who knows this secret
+    if address:
+        _knock(address)
+    else:  # on the loopback interface alone, and to who knows this secret
         own_size = {"num_cpus": jobs}
         own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "0", "RAY_AUTH_MODE": "token"}
         os.environ.update({"RAY_AUTH_TOKEN": secrets.token_hex(32), **own})
@@ -60,7 +66,8 @@ def engine(jobs: int) -> Iterator[None]:
             **own_size,
         )
     except Exception as error:  # Ray's own share no base class
-        raise NoEngine(f"RAY_ADDRESS={address!r} cannot be used: {error}; name the cluster's, or unset it") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        raise NoEngine(f"RAY_ADDRESS={address!r} cannot be used: {reason}; {REMEDY}") from None
     try:
         cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
         if cpus < jobs:
@@ -69,3 +76,13 @@ def engine(jobs: int) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises NoEngine where nothing listens at the address of a cluster: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if address != "auto":
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise NoEngine(f"RAY_ADDRESS={address!r}: no Ray is there ({error}); {REMEDY}") from None
