@@ -592,6 +592,7 @@ def test_an_interrupted_run_goes_on_and_one_of_another_kind_does_not_unless_begu
     assert figures(again) == figures(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_while_it_is_read_is_refused(history: Champion, tmp_path: Path) -> None:
     source, target = many(tmp_path / "in.jsonl", 3_000), tmp_path / "out.jsonl"
     process = start(history, source, target, "--part-rows", 300)

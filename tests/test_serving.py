@@ -369,14 +369,14 @@ SMALL = b'{"passages":["a"]}'
         ("Content-Length: -18", SMALL, 400),
         ("Content-Length: 18\r\nContent-Length: 19", SMALL, 400),
         ("Content-Length: 3", SMALL, 400),  # what follows is no request
-        ("Content-Length: 30", SMALL, 408),
+        pytest.param("Content-Length: 30", SMALL, 408, marks=pytest.mark.slow),
         ("Content-Length: 3\r\nTransfer-Encoding: chunked", b"12\r\n" + SMALL + b"\r\n0\r\n\r\n", 200),
         (
             "Content-Length: 3\r\nTransfer-Encoding: chunked",
             b"%x\r\n" % (MAX_BODY + 1) + b" " * (MAX_BODY + 1) + b"\r\n0\r\n\r\n",
             413,
         ),
-        ("Transfer-Encoding: chunked", b"ffffffffffff\r\n" + SMALL, 408),
+        pytest.param("Transfer-Encoding: chunked", b"ffffffffffff\r\n" + SMALL, 408, marks=pytest.mark.slow),
     ],
     ids=lambda value: str(value)[:60].replace("\r\n", " ") if isinstance(value, str) else "",
 )
