@@ -30,7 +30,7 @@ train: .venv/installed  ## train, compare and promote: [EXPERIMENT=experiments/d
 test: .venv/installed  ## the test suite, but for what is slow
 	@$(PY) -m pytest -m "not slow"
 
-slow: .venv/installed  ## the slow tests: a thousand made-up requests, kill -9 under load
+slow: .venv/installed  ## the slow tests: two thousand made-up requests, kill -9 under load
 	@$(PY) -m pytest -m slow
 
 lint: .venv/installed  ## ruff and mypy

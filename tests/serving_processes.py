@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +78,21 @@ def process_tree(pid: int) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def stop_tree(process: subprocess.Popen[bytes], asked: int = signal.SIGTERM) -> None:
+    """A signal to a process and to all that it started, and SIGKILL to what is left of them after 15 s."""
+    tree = process_tree(process.pid)
+    for one in tree:
+        _send(one, asked)
+    for one in psutil.wait_procs(tree, timeout=15)[1]:
+        _send(one, signal.SIGKILL)
+    process.wait(timeout=30)
+
+
+def _send(process: psutil.Process, asked: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(asked)
 
 
 @contextmanager

@@ -1,20 +1,18 @@
 """For the tests of a team's store: MLflow's server over a PostgreSQL of our own, which also keeps the artifacts."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from conftest import Store
 from postgresql_server import postgresql_server
-from serving_processes import free_port, process_tree
+from serving_processes import free_port, stop_tree
 
 
 @dataclass(frozen=True)
@@ -57,21 +55,6 @@ def _mlflow_server(database: str, folder: Path) -> Iterator[str]:
         yield address
     finally:
         stop_tree(process)
-
-
-def stop_tree(process: subprocess.Popen[bytes], asked: int = signal.SIGTERM) -> None:
-    """A signal to a process and to all that it started, and SIGKILL to what is left of them after 15 s."""
-    tree = process_tree(process.pid)
-    for one in tree:
-        _send(one, asked)
-    for one in psutil.wait_procs(tree, timeout=15)[1]:
-        _send(one, signal.SIGKILL)
-    process.wait(timeout=30)
-
-
-def _send(process: psutil.Process, asked: int) -> None:
-    with suppress(psutil.NoSuchProcess):
-        process.send_signal(asked)
 
 
 def _environment() -> dict[str, str]:

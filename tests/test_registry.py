@@ -9,7 +9,7 @@ import httpx
 import mlflow
 import pytest
 from conftest import ROOT, Champion, Store
-from serving_processes import free_port, process_tree, wait_for
+from serving_processes import free_port, stop_tree, wait_for
 
 from training import leaderboard, registry
 
@@ -87,9 +87,7 @@ def test_the_ui_shows_this_store(history: Champion, tmp_path: Path) -> None:
     try:
         assert wait_for(champion_shown, 60) == before
     finally:
-        for one in process_tree(process.pid):
-            one.terminate()
-        process.wait()
+        stop_tree(process)
 
 
 def test_an_empty_store_is_told_to_train(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ import psutil
 import pytest
 from conftest import QUICK, ROOT, Store
 from mlflow import MlflowClient
-from serving_processes import serving_champion
-from team_server import TeamStore, stop_tree, team_server
+from serving_processes import serving_champion, stop_tree
+from team_server import TeamStore, team_server
 
 from serving import bundle, score
 from training import leaderboard, registry

@@ -52,7 +52,7 @@ def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, 
     }
     version = str(registry.register(client, uri, winner.run_id, manifest, tags, as_markdown(card)).version)
     # Another training may have promoted its own meanwhile: the winner must not be worse than that one either.
-    while verdict.passed and _number(latest := registry.champion(client)) != _number(present):
+    while verdict.passed and registry.number(latest := registry.champion(client)) != registry.number(present):
         present, verdict = latest, _judge(trainer, winner, latest)
         for name, value in verdict.tags().items():
             client.set_model_version_tag(registry.MODEL, version, name, value)
@@ -63,10 +63,6 @@ def register_and_judge(client: MlflowClient, trainer: Trainer, winner: Trained, 
         return f"{won}\npromoted to {registry.CHAMPION}: {verdict.reasons[0]}"
     stays = f"version {present.version} stays {registry.CHAMPION}" if present else "there is no champion yet"
     return f"{won}\nnot promoted ({stays}): {'; '.join(verdict.reasons)}"
-
-
-def _number(version: ModelVersion | None) -> str | None:
-    return str(version.version) if version else None
 
 
 def _judge(trainer: Trainer, winner: Trained, present: ModelVersion | None) -> gate.Verdict:

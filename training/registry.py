@@ -116,13 +116,17 @@ def champion(client: MlflowClient) -> ModelVersion | None:
         raise
 
 
+def number(version: ModelVersion | None) -> str | None:
+    """What a version is called: "1", "2", ...; None for none."""
+    return str(version.version) if version else None
+
+
 def promote(client: MlflowClient, version: str, why: str) -> None:
     """Write into the ledger that a version becomes champion, then move the alias: a kill between the two leaves an
     entry too many, and never a champion without one."""
-    previous = champion(client)
+    previous = number(champion(client))
     now = datetime.now(UTC)
-    before = str(previous.version) if previous else None
-    entry = Entry(now.isoformat(timespec="seconds"), version, before, _user(), why)
+    entry = Entry(now.isoformat(timespec="seconds"), version, previous, _user(), why)
     key = f"{LEDGER}{now:%Y%m%dT%H%M%S.%fZ}.{uuid.uuid4().hex[:8]}"
     client.set_registered_model_tag(MODEL, key, json.dumps(vars(entry), ensure_ascii=False))
     client.set_registered_model_alias(MODEL, CHAMPION, version)
