@@ -17,7 +17,7 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
-from conftest import QUICK, Champion, Store
+from conftest import QUICK, ROOT, Champion, Store
 from serving_processes import free_port
 from test_score import PASSAGES, SENTENCES, figures, parts_of, refused, run, start, wait_for, write
 
@@ -65,14 +65,14 @@ def gone(processes: list[psutil.Process], patience: float = 120) -> None:
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[str]:
-    """The address of a cluster of one machine, which this module's calls find in RAY_ADDRESS."""
+def head() -> Iterator[psutil.Process]:
+    """A cluster of one machine, which this module's calls find in RAY_ADDRESS."""
     address = f"127.0.0.1:{free_port()}"
     port = address.rpartition(":")[2]
     # Not where pytest keeps its files: the names of Ray's sockets must stay short.
     with (
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
-        machine("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"),
+        machine("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}") as process,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name, value in {**RAY, "RAY_ADDRESS": address}.items():
@@ -84,13 +84,14 @@ def head() -> Iterator[str]:
             time.sleep(0.5)
         else:
             raise AssertionError(status.stderr)
-        yield address
+        yield process
 
 
 @pytest.fixture
-def second(head: str) -> Iterator[psutil.Process]:
+def second(head: psutil.Process) -> Iterator[psutil.Process]:
     """Another machine of the cluster, for one test."""
-    with machine(f"--address={head}") as process:
+    assert head.is_running()
+    with machine(f"--address={os.environ['RAY_ADDRESS']}") as process:
         yield process
 
 
@@ -102,8 +103,9 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def workers(of: psutil.Process) -> list[psutil.Process]:
-    """The processes below another that are reading."""
-    return [process for process in of.children(recursive=True) if "score_block" in name(process)]
+    """The processes below another that read."""
+    named = {process: name(process) for process in of.children(recursive=True)}
+    return [process for process, name in named.items() if "Reader" in name and "__init__" not in name]
 
 
 def name(process: psutil.Process) -> str:
@@ -219,7 +221,7 @@ class Long:
 @pytest.fixture(scope="module")
 def long(history: Champion, tmp_path_factory: pytest.TempPathFactory) -> Long:
     folder, chosen = tmp_path_factory.mktemp("long"), random.Random(5)
-    texts = [" ".join(chosen.sample(SENTENCES, 100))[:9_000] for _ in range(4_500)]
+    texts = [" ".join(chosen.sample(SENTENCES, 100))[:9_000] for _ in range(11_500)]
     source = write(folder / "in.jsonl", {"text": [*texts, None, *texts[:499]]})
     said = run(history, source, folder / "out.jsonl", "--part-rows", 100)
     return Long(source, (folder / "out.jsonl").read_bytes(), figures(said))
@@ -227,27 +229,28 @@ def long(history: Champion, tmp_path_factory: pytest.TempPathFactory) -> Long:
 
 @pytest.mark.slow
 def test_what_a_killed_process_or_a_lost_machine_had_is_done_again_and_nothing_twice(
-    history: Champion, long: Long, second: psutil.Process, tmp_path: Path
+    history: Champion, long: Long, head: psutil.Process, second: psutil.Process, tmp_path: Path
 ) -> None:
     target = tmp_path / "out.jsonl"
     process = start(history, long.source, target, "--part-rows", 100, *ON_RAY)
-    while not (killed := workers(second)):
+    while not (workers(head) and workers(second)):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     wait_for(process, parts_of(target) / "part-00000003.jsonl")
-    kill(killed)
-    while not (again := workers(second)):
+    kill(workers(head))
+    while len([*workers(head), *workers(second)]) < 2:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     done = len(list(parts_of(target).glob("part-*")))
     wait_for(process, parts_of(target) / f"part-{done + 3:08}.jsonl")
+    assert (reading := workers(second))
     lost = [second, *second.children(recursive=True)]
     kill(lost)
-    assert again[0] in lost and process.poll() is None
-    # The other machine reads them now, not when it has read all else.
-    done = len(list(parts_of(target).glob("part-*")))
-    wait_for(process, parts_of(target) / f"part-{done + 3:08}.jsonl")
-    assert not (parts_of(target) / "part-00000045.jsonl").exists()
+    assert reading[0] in lost and process.poll() is None
+    # The other machine takes its place, beside what it has to do.
+    while len(workers(head)) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
     assert finished(process) == long.counted
     assert target.read_bytes() == long.whole and not parts_of(target).exists()
 
@@ -285,6 +288,26 @@ def test_the_command_goes_on_after_a_kill_and_after_ctrl_c_and_leaves_no_process
     assert again.returncode == 0, again.stderr
     assert figures(again.stdout) == long.counted
     assert target.read_bytes() == long.whole and not parts_of(target).exists()
+
+
+OTHER = """
+from serving.batch import cluster, distributed
+with cluster.connected(1) as ray:
+    texts = ray.put(distributed.pa.table({"text": [b"a text"]}))
+    try:
+        list(distributed.read(ray, 1, [texts], ray.put({}), "0" * 64, "other 1.0"))
+    except cluster.NoCluster as refused:
+        print(refused)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("alone")
+def test_a_machine_with_other_packages_refuses_with_both_and_the_remedy() -> None:
+    done = subprocess.run([sys.executable, "-c", OTHER], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    (said,) = done.stdout.splitlines()
+    assert "BadModel: it has other packages (" in said and "numpy" in said
+    assert said.endswith(" than where it was started (other 1.0); install the same")
 
 
 @pytest.mark.slow

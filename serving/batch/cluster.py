@@ -130,5 +130,6 @@ def wait_for_cpu(ray: Any) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong in a process, of the report that Ray makes of it: its last line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    """What went wrong in a process, of the report that Ray makes of it: the last line on what came first."""
+    first = str(error).partition("\nThe above exception was the direct cause")[0]
+    return (first.strip().splitlines() or [type(error).__name__])[-1].strip()

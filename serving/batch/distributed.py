@@ -1,10 +1,10 @@
-"""Scores of texts by Ray Data: processes of a cluster hold the model, and what one loses another does again."""
+"""Scores of texts by Ray Data: actors in a cluster hold the model, and what one loses is done again."""
 
 import logging
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import lru_cache
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ SCORES = pa.schema([
     ("topic", pa.string()), ("topic_confidence", pa.float64()), ("stance", pa.string()),
     ("stance_confidence", pa.float64()), ("abstained", pa.bool_()), ("digest", pa.binary()),
 ])  # fmt: skip
+# What an actor asks of its machine for its one thread. As many as there are CPUs fill half of each machine, so one
+# whose machine is lost starts again on another. Until it has, its texts wait, and all later ones.
+CPUS = 0.5
 
 
 @contextmanager
@@ -56,7 +59,7 @@ def read(ray: Any, processes: int, blocks: Sequence[Any], *given: Any) -> Genera
     Raises:
         NoCluster: they do not come.
     """
-    from ray.data import DataContext, TaskPoolStrategy, from_arrow_refs
+    from ray.data import ActorPoolStrategy, DataContext, from_arrow_refs
 
     if not blocks:
         return
@@ -64,19 +67,18 @@ def read(ray: Any, processes: int, blocks: Sequence[Any], *given: Any) -> Genera
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    scoring: Any = score_block
+    reader: Any = Reader
     with usable(ray):
         wait_for_cpu(ray)
-        # Tasks, and not actors: an actor whose machine is lost keeps its texts until there is room for it again.
         batches: Iterable[Any] = (
             from_arrow_refs(list(blocks))
             .map_batches(
-                scoring,
-                fn_args=given,
+                reader,
+                fn_constructor_args=given,
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=TaskPoolStrategy(size=processes),
-                num_cpus=1,
+                compute=ActorPoolStrategy(size=processes),
+                num_cpus=CPUS,
             )
             .iter_batches(batch_size=None, batch_format="pyarrow")
         )
@@ -84,33 +86,39 @@ def read(ray: Any, processes: int, blocks: Sequence[Any], *given: Any) -> Genera
             yield from batch.to_pylist()
 
 
-def score_block(texts: pa.Table, files: Any, sha256: str, code: str) -> pa.Table:
-    """Runs in the cluster: a block of scores, of one of texts."""
-    folder = loaded(files, sha256, code)
-    decoded = [text.decode("utf-8", "surrogatepass") for text in texts["text"].to_pylist()]
-    scores = zip(decoded, score(folder, decoded), strict=True)
-    return pa.Table.from_pylist([{**one._asdict(), "digest": digest(text)} for text, one in scores], SCORES)
+class Reader:
+    """An actor of the cluster: loads the model once, and makes a block of scores of each block of texts."""
 
+    def __init__(self, files: Any, sha256: str, code: str) -> None:
+        self.files, self.sha256, self.code = files, sha256, code
 
-@lru_cache(maxsize=1)
-def loaded(files: Any, sha256: str, code: str) -> Path:
-    """The folder that this process has loaded the model from, once; it is gone, for the files are not needed again.
+    @cached_property
+    def folder(self) -> Path:
+        """The folder that the model was loaded from; it is gone, for its files are not needed again.
 
-    Raises:
-        BadModel: this process has other files, or other code.
-    """
-    import ray
+        Not loaded by `__init__`: what fails there is told as a traceback by Ray.
 
-    if (own := provenance.code()) != code:
-        raise BadModel(f"it has other packages ({own}) than where the run was started ({code}); install the same")
-    with tempfile.TemporaryDirectory(prefix="immnews-") as name:
-        folder = Path(name)
-        for file, content in ray.get(files).items():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_bytes(content)
-        manifest.check_exactly(folder, sha256)
-        score(folder, [])
-    return folder
+        Raises:
+            BadModel: this machine has other files, or other code.
+        """
+        import ray
+
+        if (own := provenance.code()) != self.code:
+            raise BadModel(f"it has other packages ({own}) than where it was started ({self.code}); install the same")
+        with tempfile.TemporaryDirectory(prefix="immnews-") as name:
+            folder = Path(name)
+            for file, content in ray.get(self.files).items():
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / file).write_bytes(content)
+            manifest.check_exactly(folder, self.sha256)
+            score(folder, [])
+        return folder
+
+    def __call__(self, texts: pa.Table) -> pa.Table:
+        """A row of `SCORES` for each text, in their order."""
+        decoded = [text.decode("utf-8", "surrogatepass") for text in texts["text"].to_pylist()]
+        scores = zip(decoded, score(self.folder, decoded), strict=True)
+        return pa.Table.from_pylist([{**one._asdict(), "digest": digest(text)} for text, one in scores], SCORES)
 
 
 def scores_of(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Score]:
