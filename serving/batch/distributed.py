@@ -34,7 +34,7 @@ def workers(
     """What scores texts in so many processes of the cluster that RAY_ADDRESS names, or of a Ray of this run's own.
 
     Fewer may work where the cluster has no room; they join when there is. Texts whose process or machine is lost are
-    handed to another, so all get their scores.
+    read again, so all get their scores.
 
     Args:
         model: the model's folder, checked; its files travel to the processes, which check them again.
