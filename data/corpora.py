@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 
 from data.files import READERS, corpus_features, read_passages
-from data.news import always_train, load_news, news_split
+from data.news import always_train, arguments_split, load_news, news_split
 from data.passages import InvalidPassages, Problem
 from data.splits import SPLITS, split_of
 
@@ -38,8 +38,9 @@ CORPORA: dict[str, Corpus] = {
     "contrast": Corpus("contrast", partial(read_passages, CONTRAST, "contrast")),
     "voices": Corpus("voices", partial(read_passages, VOICES, "voices")),
     "opinions": Corpus("opinions", partial(read_passages, OPINIONS, "opinions")),
-    "news": Corpus("news", partial(load_news, "train"), news_split),
+    "news": Corpus("news", partial(load_news, "train", "rest"), news_split),
     "world": Corpus("world", partial(load_news, "world"), always_train),
+    "arguments": Corpus("arguments", partial(load_news, "arguments"), arguments_split),
 }
 
 

@@ -15,16 +15,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.articles import NoSource, read_articles
+from data.articles import NEWS, REPOSITORIES, File, NoSource, read_files
 
-ANNOTATIONS = tuple(Path(__file__).parent / "news" / f"{name}.jsonl" for name in ("train", "world", "dev"))
-SOURCE = "article_bias_prediction"  # the one source whose texts lie in a public repository
+SETS = ("train", "rest", "world", "arguments", "dev")
+ANNOTATIONS = tuple(Path(__file__).parent / "news" / f"{name}.jsonl" for name in SETS)
 TABLE = "CREATE TABLE texts (sha1 TEXT PRIMARY KEY, text TEXT NOT NULL)"
 COUNTS = {
     "hydrated": "hydrated and verified",
     "already_there": "already there",
-    "missing": "left out: the source has no such article",
-    "failed": "left out: the article could not be read",
+    "missing": "left out: the source has no such file",
+    "failed": "left out: the file could not be read",
     "changed": "left out: the text is not the one that was annotated",
     "not_public": "left out: their text lies in no public repository",
 }
@@ -36,7 +36,7 @@ class HydrationError(ValueError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the annotated passages (the counts add up to all of them); `problems` by article."""
+    """What became of the annotated passages (the counts add up to all of them); `problems` by file."""
 
     hydrated: int = 0
     already_there: int = 0
@@ -48,29 +48,29 @@ class Outcome:
 
     def __str__(self) -> str:
         lines = [f"{getattr(self, name):>7,} passages {said}" for name, said in COUNTS.items()]
-        more = [f"and {len(self.problems) - 5:,} articles more"] if len(self.problems) > 5 else []
+        more = [f"and {len(self.problems) - 5:,} files more"] if len(self.problems) > 5 else []
         return "\n".join([*lines, *self.problems[:5], *more])
 
 
 def hydrate(
     progress: bool = True, annotations: Sequence[Path] = ANNOTATIONS, timeout: float = 20, backoff: float = 1
 ) -> Outcome:
-    """Has what is not there yet, from where `read_articles` reads (which says what `timeout` and `backoff` are).
+    """Has what is not there yet, from where `read_files` reads (which says what `timeout` and `backoff` are).
 
-    Each article is one transaction: a kill loses only what is under way. Raises HydrationError or NoSource.
+    Each file is one transaction: a kill loses only what is under way. Raises HydrationError or NoSource.
     """
     wanted, not_public = _read_annotations(annotations)
     counts, problems = Counter(not_public=not_public), list[tuple[bool, str]]()
     with _store("rwc") as store:
         there = {sha1 for (sha1,) in store.execute("SELECT sha1 FROM texts")}
-        new = {name: [one for one in passages if one[1] not in there] for name, passages in wanted.items()}
-        left = [name for name, passages in new.items() if passages]
+        new = {file: [one for one in passages if one[1] not in there] for file, passages in wanted.items()}
+        left = [file for file, passages in new.items() if passages]
         counts["already_there"] = sum(map(len, wanted.values())) - sum(map(len, new.values()))
-        bar = tqdm(total=len(left), desc="hydrating", unit=" articles", delay=0.5, disable=not progress)
-        with bar, closing(read_articles(left, timeout, backoff)) as answers:
-            for name, answer in answers:
-                texts = answer if isinstance(answer, list) else []
-                rows = [(sha1, texts[at]) for at, sha1 in new[name] if at < len(texts) and _sha1(texts[at]) == sha1]
+        bar = tqdm(total=len(left), desc="hydrating", unit=" files", delay=0.5, disable=not progress)
+        with bar, closing(read_files(left, timeout, backoff)) as answers:
+            for file, answer in answers:
+                rows = [] if isinstance(answer, Exception) else [(sha1, answer(place)) for place, sha1 in new[file]]
+                rows = [(sha1, text) for sha1, text in rows if text is not None and _is(text, sha1)]
                 with store:
                     store.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", rows)
                 fate = "changed"
@@ -78,8 +78,8 @@ def hydrate(
                     fate = "missing"
                 elif isinstance(answer, Exception):
                     fate = "failed"
-                    problems.append((isinstance(answer, InterruptedError), f"article {name}: {answer}"))
-                counts.update({"hydrated": len(rows), fate: len(new[name]) - len(rows)})
+                    problems.append((isinstance(answer, InterruptedError), f"{' '.join(file)}: {answer}"))
+                counts.update({"hydrated": len(rows), fate: len(new[file]) - len(rows)})
                 bar.update()
     return Outcome(**counts, problems=tuple(line for _, line in sorted(problems)))  # the telling ones first
 
@@ -93,13 +93,16 @@ def hydrated_texts(sha1s: Iterable[str]) -> dict[str, str]:
         return dict(store.execute(query, (json.dumps(list(sha1s)),)))
 
 
-def _sha1(text: str) -> str:
-    return hashlib.sha1(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+def _is(text: str, sha1: str) -> bool:
+    try:
+        return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() == sha1
+    except UnicodeEncodeError:  # half a surrogate pair, which could not be stored either
+        return False
 
 
-def _read_annotations(paths: Sequence[Path]) -> tuple[dict[str, list[tuple[int, str]]], int]:
-    """By article the paragraph and sha1 of each passage, and the number of passages without a public source."""
-    wanted: dict[str, list[tuple[int, str]]] = {}
+def _read_annotations(paths: Sequence[Path]) -> tuple[dict[File, list[tuple[int | str, str]]], int]:
+    """By file the place and sha1 of each passage, and the number of passages without a public source."""
+    wanted: dict[File, list[tuple[int | str, str]]] = {}
     not_public = 0
     for path in paths:
         number = 0
@@ -107,16 +110,27 @@ def _read_annotations(paths: Sequence[Path]) -> tuple[dict[str, list[tuple[int, 
             for line in path.read_text(encoding="utf-8").strip().split("\n"):
                 number += 1
                 row = json.loads(line)
-                if row["source"] != SOURCE:
+                if row["source"] not in REPOSITORIES:
                     not_public += 1
-                elif not re.fullmatch(r"\w[\w-]*", row["article"]) or row["paragraph"] < 0:
-                    raise ValueError(f"no address: article {row['article']!r}, paragraph {row['paragraph']!r}")
                 else:
-                    wanted.setdefault(row["article"], []).append((int(row["paragraph"]), str(row["sha1"])))
+                    file = row["source"], row["article"]
+                    wanted.setdefault(file, []).append((_place(*file, row["paragraph"]), str(row["sha1"])))
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-            remedy = "each line is an object with source, article, paragraph (from 0) and sha1"
+            remedy = "each line is an object with source, article, paragraph and sha1"
             raise HydrationError(f"annotations {path}, line {number}: {error!r}; {remedy}") from error
     return wanted, not_public
+
+
+def _place(source: str, article: str, place: int | str) -> int | str:
+    """Where in its file a passage stands: a paragraph's number from 0, or START+LENGTH in bytes. Raises ValueError."""
+    if source == NEWS:
+        good = isinstance(place, int) and place >= 0 and re.fullmatch(r"\w[\w-]*", article)
+    else:
+        inside = ".." not in Path(article).parts and not Path(article).is_absolute()
+        good = inside and article.isprintable() and re.fullmatch(r"\d+\+\d+", str(place))
+    if not good:
+        raise ValueError(f"no address: article {article!r}, paragraph {place!r}")
+    return place
 
 
 def _path() -> Path:

@@ -15,29 +15,37 @@ from data.splits import hashed_share
 
 FOLDER = Path(__file__).parent / "news"
 FEATURES = FOLDER / "features.parquet"  # extracted features, one row a sha1
+LEARNT = ("train", "rest", "world", "arguments")  # the sets that may be learnt from
 NEAR_DEV = ("u2296", "u5798")  # near-copies of passages of news dev, which must be new to every candidate
 VALIDATION = 0.1  # share of the news documents that validate; news dev and the bundled corpus test
+ARGUMENTS_VALIDATION = 0.12  # and of the documents in which people argue
 
 
 @cache
 def annotations(name: str) -> tuple[dict[str, Any], ...]:
-    """The records of `train`, `world`, `dev` or `external`, as the file has them (see data/news/DATASHEET.md)."""
+    """The records of one of LEARNT, `dev` or `external`, as the file has them (see data/news/DATASHEET.md)."""
     lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(json.loads(line) for line in lines)
 
 
-def load_news(name: str) -> Dataset:
-    """The passages of `train` (but for `NEAR_DEV`), `world` or `dev` with the columns of a corpus.
+def load_news(*names: str) -> Dataset:
+    """The passages of sets (but for `NEAR_DEV` and `external`, which has no topics) with the columns of a corpus.
 
     `text` is null where it is not hydrated. A document is a set of articles that share a passage, so that no passage
     is in two splits.
     """
-    return Dataset.from_list(list(_records(name)), features=corpus_features())
+    records = [record for name in names for record in _records(name)]
+    return Dataset.from_list(records, features=corpus_features())
 
 
 def news_split(doc_id: str) -> str:
     """The split of a news document, by a hash of its id: 90% train, 10% validation, nothing for test."""
     return "train" if hashed_share(doc_id) < 1 - VALIDATION else "validation"
+
+
+def arguments_split(doc_id: str) -> str:
+    """The split of a document of `arguments`, whose id is a digest: 88% train, 12% validation."""
+    return "train" if int(doc_id[:8], 16) / 2**32 >= ARGUMENTS_VALIDATION else "validation"
 
 
 def always_train(doc_id: str) -> str:

@@ -167,7 +167,7 @@ def test_a_file_is_found_by_its_full_path_and_named_as_given(tmp_path: Path) -> 
     ],
 )
 def test_an_unknown_corpus_is_answered_with_the_choices(names: list[str], named: str) -> None:
-    choices = r"choose one of bundled.*, or the path to a \.jsonl, \.csv, \.parquet file"
+    choices = r"choose one of arguments, bundled.*, or the path to a \.jsonl, \.csv, \.parquet file"
     with pytest.raises(UnknownCorpus, match=f"^{named}; {choices}$"):
         load_corpora(names)
 

@@ -62,7 +62,7 @@ def refusal(path: Path, content: str | bytes) -> str:
 
 def test_the_default_experiment_reads() -> None:
     found = read_experiment(ROOT / "experiments" / "default.toml")
-    assert (found.name, found.corpora, found.folds) == ("default", ("bundled", "news", "world"), 4)
+    assert (found.name, found.corpora, found.folds) == ("default", ("bundled", "news", "world", "arguments"), 4)
     assert [candidate.pipeline for candidate in found.candidates] == [
         "majority",
         "unigrams",

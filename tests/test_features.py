@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from data.news import FEATURES, annotations
+from data.news import FEATURES, LEARNT, annotations
 from training import features
 from training.cache import EmbeddingCache, sha1
 from training.candidates import CANDIDATES, N_HASHES, hashed_words
@@ -23,7 +23,7 @@ from training.features import SCHEMA, ShippedFeatures, build
 from training.model.encoder import SentenceEncoder
 
 SOURCES = Path(__file__).parents[2] / "shared" / "news"  # the texts, where the annotators left them
-FILES = ("train", "world", "dev", "external")
+FILES = (*LEARNT, "dev", "external")
 TEXTS = (
     "Zebra keepers asked for visas; the zebra keepers got none.",
     "Seven lanterns hung over the ferry when the last boat of refugees came in, said the harbour master.",
@@ -43,7 +43,8 @@ PASSED = ("unigrams", "sentences", "words_and_sentences")  # candidates that nee
 @pytest.fixture
 def annotated(monkeypatch: pytest.MonkeyPatch) -> None:
     """The texts above are the annotated ones; one of them stands in two files."""
-    files = {"train": TEXTS[:5], "world": (*TEXTS[5:7], TEXTS[0]), "dev": TEXTS[7:9], "external": TEXTS[9:]}
+    learnt = {"train": TEXTS[:2], "rest": TEXTS[2:4], "arguments": TEXTS[4:5], "world": (*TEXTS[5:7], TEXTS[0])}
+    files = {**learnt, "dev": TEXTS[7:9], "external": TEXTS[9:]}
     monkeypatch.setattr(features, "annotations", lambda name: tuple({"sha1": sha1(text)} for text in files[name]))
 
 
@@ -263,7 +264,8 @@ def test_a_changed_encoder_reads_the_texts_and_not_the_shipped_rows(built: Path,
 
 @pytest.mark.skipif(not SOURCES.is_dir(), reason="the texts of the news are not here: nothing to extract again")
 def test_shipped_features_are_those_of_the_texts() -> None:
-    files = [*(SOURCES / f"{name}.jsonl" for name in FILES[:3]), *sorted((SOURCES / "external").glob("*.jsonl"))]
+    names = ("train", "world", "dev")
+    files = [*(SOURCES / f"{name}.jsonl" for name in names), *sorted((SOURCES / "external").glob("*.jsonl"))]
     lines = [line for file in files for line in file.read_text(encoding="utf-8").split("\n") if line]
     some = np.random.default_rng().choice(len(lines), 40, replace=False)
     texts = [json.loads(lines[at])["text"] for at in some]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -15,16 +16,48 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from conftest import ROOT
 
-from data.articles import ADDRESS, ATTEMPTS, GIVE_UP, NoSource, passages_of
+from data.articles import ATTEMPTS, GIVE_UP, HOST, NEWS, REPOSITORIES, File, NoSource, passages_of
 from data.hydrate import ANNOTATIONS, HydrationError, Outcome, hydrate, hydrated_texts, main
 
 REAL = ROOT.parent / "shared" / "news" / "articles"
 PARAGRAPHS = 3
 Row = dict[str, Any]
+
+ODD: File = ("youtube_ireland", "nlp code/100% of #1?.csv")
+TEXT: File = ("senate_press_releases", "raw/A/1.txt")
+JSON: File = ("candidates_texas_2020", "data/of both.json")
+FILES: dict[File, tuple[str, dict[str, str]]] = {  # contents, and pieces as they stand and as texts
+    JSON: (
+        r'{"a \"b": "\nShe said:\t\"No. \\n\" ", "c": ["Caf\u00e9 \ud83d\ude00 \/", "“é”\r\n\u00a0f"]}',
+        {
+            r"\nShe said:\t\"No. \\n\" ": r'She said: "No. \n"',
+            r"Caf\u00e9 \ud83d\ude00 \/": "Café \N{GRINNING FACE} /",
+            r"“é”\r\n\u00a0f": "“é” f",
+        },
+    ),
+    ("candidates_texas_2022", "data/of both.json"): ('["another  commit"]', {"another  commit": "another commit"}),
+    ODD: (
+        'id,text\r\n1,"She said ""no"",\nand\r\n\r\n left."\r\n2,no. 1 is C:\\new\r\n3,"""All"" of them."\r\n',
+        {
+            'She said ""no"",\nand\r\n\r\n left.': 'She said "no", and left.',
+            "no. 1 is C:\\new": r"no. 1 is C:\new",
+            '""All"" of them.': '"All" of them.',
+        },
+    ),
+    TEXT: (
+        'Señor  “A”\n\n\tsaid:\r\n""\\u00e9\\n"" stays.\n',
+        {"Señor  “A”\n\n\tsaid": "Señor “A” said", '""\\u00e9\\n"" stays.\n': r'""\u00e9\n"" stays.'},
+    ),
+}
+
+
+def sha1(text: str) -> str:
+    return hashlib.sha1(text.encode()).hexdigest()
 
 
 def body(name: str) -> bytes:
@@ -38,8 +71,7 @@ def text(name: str, paragraph: int) -> str:
 
 
 def row(name: str, paragraph: int, source: str = "article_bias_prediction") -> Row:
-    digest = hashlib.sha1(text(name, paragraph).encode()).hexdigest()
-    return {"source": source, "article": name, "paragraph": paragraph, "sha1": digest}
+    return {"source": source, "article": name, "paragraph": paragraph, "sha1": sha1(text(name, paragraph))}
 
 
 def rows_of(*names: str) -> list[Row]:
@@ -50,13 +82,29 @@ def texts_of(*names: str) -> dict[str, str]:
     return {row(name, number)["sha1"]: text(name, number) for name in names for number in range(PARAGRAPHS)}
 
 
+def piece(file: File, raw: str, place: str = "") -> Row:
+    """The annotation of a piece of one of FILES, at its own place unless another is given."""
+    content, pieces = FILES[file]
+    place = place or f"{content.encode().index(raw.encode())}+{len(raw.encode())}"
+    return {"source": file[0], "article": file[1], "paragraph": place, "sha1": sha1(pieces[raw])}
+
+
+def pieces_of(*files: File) -> list[Row]:
+    return [piece(file, raw) for file in files for raw in FILES[file][1]]
+
+
+def stored_at(file: File) -> str:
+    return f"{REPOSITORIES[file[0]]}/{file[1]}"
+
+
 class Server(ThreadingHTTPServer):
-    """Serves `body(name)` for every name, unless `plan` says what its next answers are instead."""
+    """Serves `body(name)` for every name and `files` by path, unless `plan` says what its next answers are instead."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {stored_at(file): content.encode() for file, (content, _) in FILES.items()}
         self.plan: dict[str, list[str]] = {}
         self.asked: Counter[str] = Counter()
         self.agents: set[str | None] = set()
@@ -76,8 +124,11 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        start, _, name = self.path.removesuffix(".json").rpartition("/")
-        if start != "/mirror/data/jsons":
+        path = unquote(self.path).removeprefix("/mirror/")
+        article = re.fullmatch(r"data/jsons/([^/]+)\.json", path)
+        name = article[1] if article else path
+        content = body(name) if article else self.server.files.get(path)
+        if content is None:
             self.send_error(404)
             return
         with self.server.lock:
@@ -89,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
             what = plan.pop(0) if len(plan) > 1 else plan[0] if plan else "fine"
         try:
             time.sleep(self.server.delay)
-            self.answer(what, body(name))
+            self.answer(what, content)
         finally:
             with self.server.lock:
                 self.server.at_once -= 1
@@ -187,6 +238,65 @@ def test_an_article_whose_annotations_grew_is_fetched_for_the_rest(server: Serve
     assert quick(annotations(tmp_path, rows_of("A"))) == Outcome(hydrated=2, already_there=1)
 
 
+def test_pieces_of_files_are_had_verified_and_unescaped(server: Server, tmp_path: Path) -> None:
+    rows = [*pieces_of(*FILES), *rows_of("A")]
+    nowhere = {"source": "letters", "article": "../x", "paragraph": "3", "sha1": ""}
+    assert quick(annotations(tmp_path, [*rows, nowhere])) == Outcome(hydrated=12, not_public=1)
+    texts = [text for _, pieces in FILES.values() for text in pieces.values()]
+    assert hydrated_texts(one["sha1"] for one in rows) == {sha1(one): one for one in texts} | texts_of("A")
+    assert server.asked == dict.fromkeys([*map(stored_at, FILES), "A"], 1)
+
+
+@pytest.mark.parametrize(
+    "answer, asked, expected, reason",
+    [
+        ("404", 1, Outcome(missing=3), None),
+        ("403", 1, Outcome(failed=3), "answered 403"),
+        ("truncated", ATTEMPTS, Outcome(failed=3), "IncompleteRead"),
+        ("changed", 1, Outcome(hydrated=1, changed=2), None),  # the first piece stands before the change
+        ("cut", 1, Outcome(hydrated=2, changed=1), None),  # without a length only the sha1 tells
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_whose_pieces_cannot_be_had_is_left_out(
+    server: Server, tmp_path: Path, answer: str, asked: int, expected: Outcome, reason: str | None
+) -> None:
+    server.plan[stored_at(ODD)] = [answer]
+    path = annotations(tmp_path, pieces_of(ODD))
+    outcome = quick(path)
+    assert outcome == expected
+    assert server.asked == {stored_at(ODD): asked}
+    said = [(line.startswith(f"{' '.join(ODD)}: "), str(reason) in line) for line in outcome.problems]
+    assert said == ([(True, True)] if reason else [])
+    server.plan.clear()
+    assert quick(path) == Outcome(hydrated=3 - outcome.hydrated, already_there=outcome.hydrated)
+
+
+@pytest.mark.parametrize(
+    "file, place",
+    [
+        (TEXT, "99999+21"),
+        (TEXT, f"{'9' * 30}+{'9' * 30}"),
+        (TEXT, f"{'9' * 5000}+21"),
+        (TEXT, "0+3"),  # half of the third character
+        (TEXT, "3+21"),  # from its other half
+        (TEXT, "0+0"),
+        (ODD, "12+40"),
+        (JSON, "11+1"),  # a backslash that escapes nothing
+        (JSON, "0+20"),  # not inside one string
+        (JSON, "56+6"),  # half of a surrogate pair
+    ],
+    ids=lambda value: value[:12] if isinstance(value, str) else value[0],
+)
+def test_a_place_without_the_annotated_text_counts_as_changed(
+    server: Server, tmp_path: Path, file: File, place: str
+) -> None:
+    astray = piece(file, next(iter(FILES[file][1])), place)
+    others = pieces_of(file)[1:]
+    assert quick(annotations(tmp_path, [astray, *others])) == Outcome(hydrated=len(others), changed=1)
+    assert all_there() == {one["sha1"] for one in others}
+
+
 @pytest.mark.parametrize(
     "answers, asked",
     [
@@ -232,7 +342,8 @@ def test_what_cannot_be_had_is_counted_and_left_out(
     outcome = quick(path, timeout=0.2)
     assert outcome == expected
     assert server.asked == {"A": asked, "B": 1}
-    assert (reason or "article A") in "".join(outcome.problems) or not reason
+    said = [(line.startswith("article_bias_prediction A: "), str(reason) in line) for line in outcome.problems]
+    assert said == ([(True, True)] if reason else [])
     assert len(all_there()) == outcome.hydrated
     server.plan.clear()
     assert quick(path) == Outcome(hydrated=6 - outcome.hydrated, already_there=outcome.hydrated)
@@ -246,7 +357,7 @@ def test_a_server_that_never_answers_is_given_up_soon(tmp_path: Path) -> None:
     assert outcome == Outcome(failed=900)
     assert f"not asked for, as {GIVE_UP} others in a row failed" in outcome.problems[-1]
     assert "refused" in outcome.problems[0]
-    assert "and 295 articles more" in str(outcome)
+    assert "and 295 files more" in str(outcome)
 
 
 def test_articles_that_are_missing_are_no_reason_to_give_up(server: Server, tmp_path: Path) -> None:
@@ -307,7 +418,7 @@ def test_two_processes_may_hydrate_at_once(server: Server, tmp_path: Path) -> No
     for process in [command(path) for path in both]:
         said, complained = process.communicate(timeout=60)
         assert process.returncode == 0, complained
-        assert "0 passages left out: the article could not be read" in said
+        assert "0 passages left out: the file could not be read" in said
     assert hydrated_texts(texts_of(*names)) == texts_of(*names)
     assert len(all_there()) == 240
     assert server.asked.total() > 80  # they did overlap
@@ -318,10 +429,14 @@ def test_the_folder_stands_in_for_the_network(folder: Path, tmp_path: Path) -> N
     (folder / "B.json").write_bytes(body("B").replace(b"no. 2", b"no. two"))
     (folder / "C.json").write_bytes(b"\xff{")
     (folder / "D.json").mkdir()
-    outcome = quick(annotations(tmp_path, rows_of(*"ABCDE")))
-    assert outcome == Outcome(hydrated=5, changed=1, failed=6, missing=3)
-    assert sorted(line.split(":")[0] for line in outcome.problems) == ["article C", "article D"]
+    for file in list(FILES)[:3]:
+        (folder.parents[1] / stored_at(file)).parent.mkdir(parents=True)
+        (folder.parents[1] / stored_at(file)).write_bytes(FILES[file][0].encode())
+    outcome = quick(annotations(tmp_path, [*rows_of(*"ABCDE"), *pieces_of(*FILES)]))
+    assert outcome == Outcome(hydrated=5 + 7, changed=1, failed=6, missing=3 + 2)
+    assert sorted(line.split(":")[0] for line in outcome.problems) == [f"article_bias_prediction {one}" for one in "CD"]
     assert hydrated_texts(texts_of("A")) == texts_of("A")
+    assert all_there() > {one["sha1"] for one in pieces_of(*list(FILES)[:3])}
 
 
 def test_nothing_hydrated_is_empty_and_leaves_no_file() -> None:
@@ -348,7 +463,7 @@ def test_nothing_that_could_be_had_is_2_and_says_what_to_do(tmp_path: Path) -> N
         said, complained = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "Traceback" not in complained
-    assert "article A" in said and "refused" in said
+    assert "article_bias_prediction A: " in said and "refused" in said
     assert "IMMNEWS_NEWS_DIR" in complained and "IMMNEWS_NEWS_URL" in complained
 
 
@@ -398,6 +513,32 @@ def test_annotations_that_are_none_are_named(content: bytes, tmp_path: Path) -> 
         quick(tmp_path / "none.jsonl")
 
 
+def test_half_a_surrogate_pair_is_no_text(server: Server, tmp_path: Path) -> None:
+    assert FILES[JSON][0].encode()[56:62] == rb"\ud83d"
+    digest = hashlib.sha1("\ud83d".encode("utf-8", "surrogatepass")).hexdigest()
+    half = {"source": JSON[0], "article": JSON[1], "paragraph": "56+6", "sha1": digest}
+    assert quick(annotations(tmp_path, [half])) == Outcome(changed=1)
+
+
+@pytest.mark.parametrize("article", ["../x", "/etc/passwd", "a/../../b", "..", "a\0b", "a\ud800", 3, None])
+def test_a_path_out_of_the_repository_is_refused(folder: Path, tmp_path: Path, article: object) -> None:
+    refused(tmp_path, {**piece(ODD, '""All"" of them.'), "article": article})
+
+
+@pytest.mark.parametrize("place", ["", "3", "3+", "+3", "-1+5", "1+-5", "a+b", "1+2+3", "1 + 2", "1+2\n", 3, 1.5, None])
+def test_a_place_that_is_none_is_refused(folder: Path, tmp_path: Path, place: object) -> None:
+    refused(tmp_path, {**piece(ODD, '""All"" of them.'), "paragraph": place})
+
+
+def refused(tmp_path: Path, wrong: Row) -> None:
+    """Line 4 is named, and nothing was had for the good lines before it."""
+    path = annotations(tmp_path, [*rows_of("A"), wrong])
+    with pytest.raises(HydrationError, match=r"made up\.jsonl, line 4: "):
+        quick(path)
+    assert main([str(path)]) == 2
+    assert not Path(os.environ["IMMNEWS_CACHE"]).exists()
+
+
 def test_a_store_that_is_none_is_named_and_left_alone(folder: Path, tmp_path: Path) -> None:
     (folder / "A.json").write_bytes(body("A"))
     path, store = annotations(tmp_path, rows_of("A")), Path(os.environ["IMMNEWS_CACHE"], "news.sqlite")
@@ -431,19 +572,29 @@ def test_passages_are_counted_as_the_annotations_count_them() -> None:
     assert passages_of(json.dumps(content).encode()) == ["", "First one.", "", "A b c", "last"]
 
 
-def test_the_default_address_is_the_pinned_commit() -> None:
-    assert ADDRESS.startswith("https://raw.githubusercontent.com/ramybaly/Article-Bias-Prediction/ced8111a72")
+def test_by_default_all_comes_from_the_pinned_commits(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert HOST == "https://raw.githubusercontent.com"
+    assert REPOSITORIES[NEWS].startswith("ramybaly/Article-Bias-Prediction/ced8111a72")
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+/[0-9a-f]{40}", one) for one in REPOSITORIES.values())
+    monkeypatch.delenv("IMMNEWS_NEWS_URL")
+    monkeypatch.setattr("data.articles.HOST", server.address.rstrip("/"))
+    article = f"{REPOSITORIES[NEWS]}/data/jsons/A.json"
+    server.files[article] = body("A")
+    assert quick(annotations(tmp_path, [*rows_of("A"), *pieces_of(ODD)])) == Outcome(hydrated=6)
+    assert server.asked == {article: 1, stored_at(ODD): 1}
 
 
-def test_every_shipped_annotation_with_a_public_source_hydrates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_shipped_annotation_whose_file_is_here_hydrates(monkeypatch: pytest.MonkeyPatch) -> None:
     if not REAL.is_dir():
         pytest.skip("the articles' files are not on this machine")
     monkeypatch.setenv("IMMNEWS_NEWS_DIR", str(REAL))
-    assert hydrate(progress=False) == Outcome(hydrated=6_830, not_public=626)
-    assert hydrate(progress=False) == Outcome(already_there=6_830, not_public=626)
+    assert hydrate(progress=False) == Outcome(hydrated=16_079, missing=4_377, not_public=626)
+    assert hydrate(progress=False) == Outcome(already_there=16_079, missing=4_377, not_public=626)
     rows = [json.loads(line) for path in ANNOTATIONS for line in path.read_text(encoding="utf-8").splitlines()]
     texts = hydrated_texts(one["sha1"] for one in rows)
-    assert len(texts) == 6_830
+    assert len(texts) == 16_079
     assert all(hashlib.sha1(found.encode()).hexdigest() == sha1 for sha1, found in texts.items())
     words = {one["sha1"]: one["words"] for one in rows}
     assert all(len(found.split()) == words[sha1] for sha1, found in texts.items())

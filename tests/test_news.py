@@ -1,4 +1,4 @@
-"""The real news as it ships: annotations without text, sets that do not leak, and the datasheet that describes it."""
+"""The real news and arguments as they ship: annotations without text, sets that do not leak, and their datasheet."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import re
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,31 @@ from datasets import DatasetDict
 from datasheets import calculator, cells
 
 from data.agreement import agreement, as_markdown
-from data.articles import COMMIT, passages_of
+from data.articles import NEWS, REPOSITORIES, passages_of
 from data.codebook import load_codebook
 from data.corpora import load_corpora
-from data.news import FEATURES, FOLDER, NEAR_DEV, annotations, load_news, news_split
+from data.hydrate import hydrated_texts
+from data.news import (
+    FEATURES,
+    FOLDER,
+    LEARNT,
+    NEAR_DEV,
+    annotations,
+    arguments_split,
+    load_news,
+    news_split,
+)
 from data.splits import SHINGLE, near_duplicates
 from training.candidates import hashed_words
 from training.features import ShippedFeatures
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT.parent / "shared" / "news"  # the texts, where the annotators left them
-SETS = ("train", "world", "dev")
-COUNTS = {"train": 6480, "world": 551, "dev": 425, "external": 337}
+HYDRATED = ROOT / ".cache"  # and where `make data` puts those that are public
+SETS = (*LEARNT, "dev")
+COUNTS = {"train": 6480, "rest": 9249, "world": 551, "arguments": 4377, "dev": 425, "external": 337}
+THERE = ("train", "world", "dev", "external")  # of these the annotators' own rows are in SOURCES
+LEANING = ("rest", "arguments")  # the sets whose readings have `lean`
 CONTRACT = ("source", "article", "paragraph", "sha1", "topic", "secondary_topic", "stance", "annotators")
 OWN = ("id", "document", "outlet", "leaning", "year", "country", "words")
 HEADS = ("topic", "secondary_topic", "stance")
@@ -44,17 +57,37 @@ with_texts = pytest.mark.skipif(not SOURCES.is_dir(), reason="the texts of the n
 
 @pytest.fixture(scope="module")
 def splits() -> DatasetDict:
-    return load_corpora(["bundled", "news", "world"])
+    return load_corpora(["bundled", "news", "world", "arguments"])
 
 
 @pytest.fixture(scope="module")
 def sources() -> dict[str, dict[str, Any]]:
     """The annotators' rows, with their texts, by id."""
-    files = [*(SOURCES / f"{name}.jsonl" for name in SETS), *sorted((SOURCES / "external").glob("*.jsonl"))]
+    files = [SOURCES / f"{name}.jsonl" for name in ("train", "world", "dev")]
+    files += sorted((SOURCES / "external").glob("*.jsonl"))
     lines = [line for file in files for line in file.read_text(encoding="utf-8").split("\n") if line]
     rows = [json.loads(line) for line in lines]
-    assert len({row["id"] for row in rows}) == len(rows) == sum(COUNTS.values())
+    assert len({row["id"] for row in rows}) == len(rows) == sum(COUNTS[name] for name in THERE)
     return {row["id"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def articles() -> dict[str, list[str]]:
+    """The passages of the articles that were annotated, by article."""
+    rows = [row for name in SETS for row in annotations(name) if row["source"] == NEWS]
+    files = {article: SOURCES / "articles/data/jsons" / f"{article}.json" for article in {r["article"] for r in rows}}
+    assert len(files) == 829 + 350
+    return {article: passages_of(file.read_bytes()) for article, file in files.items()}
+
+
+@pytest.fixture(scope="module")
+def texts(sources: dict[str, dict[str, Any]], articles: dict[str, list[str]]) -> dict[str, str]:
+    """The texts that are known, by sha1: those of all sets but arguments, of which only what is hydrated is known."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMMNEWS_CACHE", str(HYDRATED))
+        known = hydrated_texts(row["sha1"] for row in annotations("arguments"))
+    known |= {row["sha1"]: articles[row["article"]][row["paragraph"]] for row in annotations("rest")}
+    return known | {sha1(row["text"]): row["text"] for row in sources.values()}
 
 
 def sha1(text: str) -> str:
@@ -93,6 +126,22 @@ def test_each_file_has_its_rows_ids_and_addresses(name: str) -> None:
         assert set(row) == expected
         assert all(isinstance(row[field], types) for field, types in TYPES.items()), row["id"]
     assert len({(row["source"], row["article"], row["paragraph"]) for row in rows}) == len(rows)
+    public = {row["source"] for row in rows} & set(REPOSITORIES)
+    assert public == {"arguments": set(REPOSITORIES) - {NEWS}, "world": set()}.get(name, {NEWS})
+
+
+def test_an_argument_stands_in_a_piece_of_its_own_of_a_file() -> None:
+    pieces = defaultdict(list)
+    for row in annotations("arguments"):
+        assert re.fullmatch(r"(?!/)(?!.*\.\.)[\w ./-]{1,130}\.(csv|json|md|txt)", row["article"]), row["id"]
+        assert re.fullmatch(r"\d+\+\d+", row["paragraph"]), row["id"]
+        assert (row["outlet"], row["leaning"]) == (None, None)
+        start, length = map(int, row["paragraph"].split("+"))
+        assert length >= 2 * row["words"] - 1  # a byte a word, and one between two
+        pieces[row["source"], row["article"]].append((start, start + length))
+    for places in pieces.values():
+        places.sort()
+        assert all(end <= start for (_, end), (start, _) in pairwise(places))
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -100,7 +149,9 @@ def test_no_field_holds_text(name: str) -> None:
     raw = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8")
     assert len(raw.strip().split("\n")) == COUNTS[name]
     assert not re.search(r'"(text|context|title|content\w*)":', raw)
-    longest = max((len(string), string) for row in annotations(name) for string in strings(row))
+    paths = {"article"} if name == "arguments" else set()  # of files, whose form another test asserts
+    fields = [{key: value for key, value in row.items() if key not in paths} for row in annotations(name)]
+    longest = max((len(string), string) for row in fields for string in strings(row))
     assert longest[0] <= 80, longest
     assert max(string.count(" ") for row in annotations(name) for string in strings(row)) <= 4  # an outlet's name
 
@@ -115,9 +166,14 @@ def test_every_label_is_in_the_codebook(name: str) -> None:
             assert reading["secondary_topic"] in second - {reading["topic"]}, row["id"]
             if reading["topic"] == "off_topic":
                 assert reading["stance"] == "neutral" and reading["secondary_topic"] is None, row["id"]
-        assert all(
-            set(reading) == {"topic", "secondary_topic", "stance", "confidence"} for reading in row["annotators"]
-        )
+        fields = {*HEADS, "confidence", *(["lean"] if name in LEANING else [])}
+        assert all(set(reading) == fields for reading in row["annotators"])
+        if name in LEANING:
+            lean = row["annotators"][0]["lean"]
+            assert type(lean) is int and -2 <= lean <= 2, row["id"]
+            allowed = {"supportive": {0, 1, 2}, "neutral": {-2, -1, 0, 1, 2}, "restrictive": {-2, -1, 0}}
+            assert lean in ({0} if row["topic"] == "off_topic" else allowed[row["stance"]]), row["id"]
+            assert [row[head] for head in HEADS] == [row["annotators"][0][head] for head in HEADS], row["id"]
         assert {reading["confidence"] for reading in row["annotators"]} <= {1, 2, 3}
         assert row["topic"] in {reading["topic"] for reading in row["annotators"]}
         assert row["stance"] in {reading["stance"] for reading in row["annotators"]}
@@ -133,18 +189,35 @@ def test_external_rows_are_supportive_or_restrictive() -> None:
 @pytest.mark.parametrize(("first", "second"), list(combinations(COUNTS, 2)))
 def test_no_two_sets_share_a_passage_an_article_or_a_document(first: str, second: str) -> None:
     fields = ("sha1", "document", "article") if "external" not in (first, second) else ("sha1",)
+    if {first, second} == {"train", "rest"}:  # of the same articles
+        fields = ("sha1",)
     for field in fields:
         one, other = ({row[field] for row in annotations(name)} for name in (first, second))
         assert not one & other, field
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_a_document_holds_whole_articles_and_every_copy_of_a_passage(name: str) -> None:
-    documents = defaultdict(set)
-    for row in annotations(name):
+def test_the_rest_is_of_the_articles_of_train_and_of_its_training_documents() -> None:
+    facts = ("article", "document", "source", "outlet", "leaning", "year", "country")
+    train, rest = annotations("train"), annotations("rest")
+    assert {tuple(row[fact] for fact in facts) for row in rest} < {tuple(row[fact] for fact in facts) for row in train}
+    assert {news_split(row["document"]) for row in rest} == {"train"}
+    assert not {row["article"] for row in rest} & {row["article"] for row in train if row["id"] in NEAR_DEV}
+    places = [(row["article"], row["paragraph"]) for row in (*train, *rest)]
+    assert len(set(places)) == len(places)
+    assert {12, 160} <= {row["words"] for row in rest} <= set(range(12, 161))
+
+
+@pytest.mark.parametrize("names", [("train", "rest"), ("world",), ("arguments",), ("dev",)])
+def test_a_document_holds_whole_articles_and_every_copy_of_a_passage(names: tuple[str, ...]) -> None:
+    documents, files = defaultdict(set), defaultdict(set)
+    for row in (row for name in names for row in annotations(name)):
         documents[row["source"], row["article"]].add(row["document"])
         documents[row["sha1"]].add(row["document"])
-    assert {key: found for key, found in documents.items() if len(found) > 1} == {}
+        files[row["source"]].add((row["source"], row["article"]))
+    # A source of arguments that is one file has many documents in it: threads, or what one person said.
+    one = {file for found in files.values() for file in found if len(found) == 1 and names == ("arguments",)}
+    assert len(one) == (7 if names == ("arguments",) else 0)
+    assert {key for key, found in documents.items() if len(found) > 1} == one
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -166,9 +239,11 @@ def test_documents_do_not_straddle_the_splits(splits: DatasetDict) -> None:
     documents = {name: set(zip(part["corpus"], part["doc_id"], strict=True)) for name, part in splits.items()}
     assert all(not documents[one] & documents[other] for one, other in combinations(documents, 2))
     corpora = {name: Counter(part["corpus"]) for name, part in splits.items()}
-    assert corpora["train"]["news"] + corpora["validation"]["news"] == COUNTS["train"] - len(NEAR_DEV)
+    news = corpora["train"]["news"] + corpora["validation"]["news"]
+    assert news == COUNTS["train"] + COUNTS["rest"] - len(NEAR_DEV)
     assert corpora["train"]["world"] == COUNTS["world"]
-    assert set(corpora["validation"]) == {"bundled", "news"} and set(corpora["test"]) == {"bundled"}
+    assert corpora["train"]["arguments"] + corpora["validation"]["arguments"] == COUNTS["arguments"]
+    assert set(corpora["validation"]) == {"bundled", "news", "arguments"} and set(corpora["test"]) == {"bundled"}
     held_out = {row["sha1"] for name in ("dev", "external") for row in annotations(name)}
     assert not held_out & {key for part in splits.values() for key in part["sha1"]}
 
@@ -183,6 +258,18 @@ def test_about_a_tenth_of_the_news_validates(splits: DatasetDict) -> None:
     assert 0.085 < made_up["validation"] / 5000 < 0.115
     labels = set(splits["validation"]["topic"]), set(splits["validation"]["stance"])
     assert tuple(map(len, labels)) == (11, 3)
+
+
+def test_about_an_eighth_of_the_arguments_validates(splits: DatasetDict) -> None:
+    shares = Counter(map(arguments_split, {row["document"] for row in annotations("arguments")}))
+    assert set(shares) == {"train", "validation"}
+    assert 0.1 < shares["validation"] / shares.total() < 0.14
+    rows = splits["validation"].select_columns(["corpus", "topic", "stance"]).to_list()
+    rows = [row for row in rows if row["corpus"] == "arguments"]
+    assert 0.1 < len(rows) / COUNTS["arguments"] < 0.14
+    made_up = Counter(arguments_split(sha1(str(number))) for number in range(5000))
+    assert 0.105 < made_up["validation"] / 5000 < 0.135
+    assert tuple(len({row[head] for row in rows}) for head in ("topic", "stance")) == (11, 3)
 
 
 def bags(keys: list[str]) -> Any:
@@ -210,14 +297,17 @@ def test_no_near_duplicates_across_the_splits(splits: DatasetDict) -> None:
 
 
 @with_texts
-def test_no_near_duplicates_by_the_texts(splits: DatasetDict, sources: dict[str, dict[str, Any]]) -> None:
-    texts = {sha1(row["text"]): row["text"] for row in sources.values()}
+def test_no_near_duplicates_by_the_texts(
+    splits: DatasetDict, sources: dict[str, dict[str, Any]], texts: dict[str, str]
+) -> None:
     parts = {name: part.select_columns(["id", "text", "sha1"]).to_list() for name, part in splits.items()}
     parts["dev"] = load_news("dev").select_columns(["id", "text", "sha1"]).to_list()
+    parts["external"] = [{"id": row["id"], "text": None, "sha1": row["sha1"]} for row in annotations("external")]
+    arguments = {row["sha1"] for row in annotations("arguments")}
     whole = {}
     for name, rows in parts.items():
         filled = [{**row, "text": texts.get(row["sha1"], row["text"])} for row in rows]
-        assert all(row["text"] for row in filled)
+        assert all(row["text"] or row["sha1"] in arguments for row in filled)
         whole[name] = type(splits["train"]).from_list(filled)
     assert SHINGLE == 5
     assert not near_duplicates(DatasetDict(whole), 0.5)
@@ -231,7 +321,7 @@ def test_no_near_duplicates_by_the_texts(splits: DatasetDict, sources: dict[str,
 
 
 @with_texts
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", THERE)
 def test_annotations_are_those_of_the_source(name: str, sources: dict[str, dict[str, Any]]) -> None:
     for row in annotations(name):
         source = sources[row["id"]]
@@ -254,18 +344,18 @@ def test_annotations_are_those_of_the_source(name: str, sources: dict[str, dict[
 
 
 @with_texts
-def test_addresses_lead_to_the_passages() -> None:
-    rows = [row for name in ("train", "dev") for row in annotations(name) if row["source"] == "article_bias_prediction"]
-    files = {article: SOURCES / "articles/data/jsons" / f"{article}.json" for article in {r["article"] for r in rows}}
-    passages = {article: passages_of(file.read_bytes()) for article, file in files.items()}
-    assert len(files) == 829 + 350
-    assert all(sha1(passages[row["article"]][row["paragraph"]]) == row["sha1"] for row in rows)
+def test_addresses_lead_to_the_passages(articles: dict[str, list[str]]) -> None:
+    for row in (row for name in SETS for row in annotations(name) if row["source"] == NEWS):
+        text = articles[row["article"]][row["paragraph"]]
+        assert (sha1(text), len(text.split())) == (row["sha1"], row["words"]), row["id"]
 
 
 @with_texts
-def test_no_file_of_the_project_repeats_a_text(sources: dict[str, dict[str, Any]]) -> None:
+def test_no_file_of_the_project_repeats_a_text(sources: dict[str, dict[str, Any]], texts: dict[str, str]) -> None:
     secret = set[str]().union(*(runs(row["text"], 6) | runs(row.get("context") or "", 6) for row in sources.values()))
     assert len(secret) > 300_000
+    longer = set[str]().union(*(runs(text, 7) for text in texts.values()))  # all have more turns of phrase of six
+    assert len(longer) > 600_000
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
     # The bundled corpus shares turns of phrase of six words with the press, and no more than these.
@@ -274,7 +364,8 @@ def test_no_file_of_the_project_repeats_a_text(sources: dict[str, dict[str, Any]
     found = {}
     for file in sorted(files):
         content = (ROOT / file).read_bytes() if (ROOT / file).is_file() else b""
-        if b"\0" not in content and (hits := runs(content.decode("utf-8", "replace"), 6) & secret):
+        text = "" if b"\0" in content else content.decode("utf-8", "replace")
+        if hits := (runs(text, 6) & secret) | (runs(text, 7) & longer):
             found[file] = hits
     assert found == {}
     compressed = FEATURES.read_bytes().decode("latin-1")
@@ -301,7 +392,11 @@ def test_every_table_of_the_sheet_is_recomputed() -> None:
     sources = {row["source"] for name in COUNTS for row in annotations(name)}
     assert {cells(line)[0].strip("`") for line in left} == sources | {"source", "figure", "---"}
     assert len(left) == 4 + len(sources)  # two headings with their rules, and one line a source
-    assert COMMIT in SHEET
+    terms = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8")
+    for source, address in REPOSITORIES.items():
+        repository, _, commit = address.rpartition("/")
+        assert re.search(rf"^\| `{source}` \| .*`{repository}`.*`{commit}`", SHEET, re.M)
+        assert re.search(rf"^\| \[{repository}\]\(https://github\.com/{repository}\) \| \S", terms, re.M)
 
 
 @pytest.mark.parametrize(("figure", "value", "expression"), FIGURES)

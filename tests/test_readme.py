@@ -96,11 +96,13 @@ def test_the_results_tables_are_what_training_gives(champion: Champion) -> None:
 
 
 def test_the_corpora_are_as_large_as_the_readme_says() -> None:
-    sizes = load_corpora(["bundled", "news", "world"]).num_rows
+    sizes = load_corpora(["bundled", "news", "world", "arguments"]).num_rows
     fictional = load_corpora(["bundled"]).num_rows["train"]
     assert f"{sizes['train']:,} passages, most of them real news" in README
     assert f"{fictional:,} fictional passages" in README
-    assert f"{sizes['train'] - fictional:,} of real news" in README
+    argued = load_corpora(["arguments"]).num_rows["train"]
+    assert f"{sizes['train'] - fictional - argued:,} of real news" in README
+    assert f"{argued:,} in which people argue" in README
 
 
 def _tables() -> list[dict[str, list[str]]]:

@@ -46,8 +46,8 @@ def _tfidf() -> list[Any]:
     return [("tfidf", TfidfTransformer(sublinear_tf=True)), ("seen", VarianceThreshold())]
 
 
-def _linear_heads() -> TwoHeads:
-    head = LogisticRegression(C=1.0, class_weight="balanced", max_iter=300, tol=1e-3)
+def _linear_heads(class_weight: str | None) -> TwoHeads:
+    head = LogisticRegression(C=1.0, class_weight=class_weight, max_iter=300, tol=1e-3)
     return TwoHeads(topic=head, stance=LogisticRegression(**head.get_params()))
 
 
@@ -77,23 +77,23 @@ def words() -> Pipeline:
         "pairs": (_word_pairs(), N_HASHES, _tfidf()),
         "characters": (_characters(), N_CHAR_HASHES, _tfidf()),
     }
-    return _pipeline(parts, _linear_heads())
+    return _pipeline(parts, _linear_heads("balanced"))
 
 
 def unigrams() -> Pipeline:
     """TF-IDF of hashed words alone, linear heads."""
-    return _pipeline({"words": (hashed_words(), N_HASHES, _tfidf())}, _linear_heads())
+    return _pipeline({"words": (hashed_words(), N_HASHES, _tfidf())}, _linear_heads("balanced"))
 
 
 def sentences(encoder: str = NEWS_MINILM) -> Pipeline:
     """Sentence embeddings, linear heads."""
-    return _pipeline({"sentences": _sentences(encoder)}, _linear_heads())
+    return _pipeline({"sentences": _sentences(encoder)}, _linear_heads(None))
 
 
 def words_and_sentences(encoder: str = NEWS_MINILM) -> Pipeline:
     """TF-IDF of hashed words beside sentence embeddings, linear heads."""
     words = (hashed_words(), N_HASHES, _tfidf())
-    return _pipeline({"words": words, "sentences": _sentences(encoder)}, _linear_heads())
+    return _pipeline({"words": words, "sentences": _sentences(encoder)}, _linear_heads(None))
 
 
 def _sentences(encoder: str) -> tuple[Any, int, list[Any]]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 
 from data.hydrate import hydrated_texts
-from data.news import FEATURES, annotations
+from data.news import FEATURES, LEARNT, annotations
 from training.cache import sha1
 from training.candidates import hashed_words
 from training.model.encoder import Codes, SentenceEncoder
@@ -95,7 +95,7 @@ def build(texts: Mapping[str, str], path: Path = FEATURES) -> int:
     Rows are sorted by sha1, so that the same texts give the same bytes.
     """
     encoder, words = SentenceEncoder(), hashed_words()
-    keys = sorted({row["sha1"] for name in ("train", "world", "dev", "external") for row in annotations(name)})
+    keys = sorted({row["sha1"] for name in (*LEARNT, "dev", "external") for row in annotations(name)})
     fresh = [key for key in keys if key in texts]
     if wrong := [key for key in fresh if sha1(texts[key]) != key]:
         raise ValueError(f"{len(wrong)} texts are not those of their sha1, the first {wrong[0]}; run `make data` again")
@@ -126,7 +126,7 @@ def _row(codes: Codes, counts: Any) -> tuple[bytes, Any, Any]:
 
 def main() -> int:
     """`python -m training.features`: the features anew from hydrated texts, as far as there are any."""
-    keys = {row["sha1"] for name in ("train", "world", "dev") for row in annotations(name)}
+    keys = {row["sha1"] for name in (*LEARNT, "dev") for row in annotations(name)}
     try:
         extracted = build(hydrated_texts(keys))
     except ValueError as error:

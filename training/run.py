@@ -44,9 +44,9 @@ def run(experiment: Experiment) -> None:
         for number, candidate in enumerate(experiment.candidates, start=1):
             print(f"[{number}/{len(experiment.candidates)}] {candidate.name}", flush=True)
             trained.append(trainer.train(candidate))
-        # A candidate that could not read every passage was cross-validated on others: its figure does not compare.
+        # A candidate that could not read every passage was validated on others: its figure does not compare.
         most = max(len(one.part.texts) for one in trained)
-        winner = max((one for one in trained if len(one.part.texts) == most), key=lambda one: one.found.mean_f1)
+        winner = max((one for one in trained if len(one.part.texts) == most), key=lambda one: one.mean_f1)
         mlflow.set_tag("winner", winner.candidate.name)
         mlflow.set_tag("outcome", register_and_judge(client, trainer, winner, data_digest))
         board = leaderboard(parent.info.run_id)

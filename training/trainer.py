@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from sklearn.pipeline import Pipeline
 
 from data.codebook import NEUTRAL, OFF_TOPIC, load_codebook
@@ -28,7 +28,7 @@ from training.model.heads import Probabilities
 from training.model.reader import choose_labels
 from training.packaging import save_files, size_of
 from training.search import HEADS, Found, grouped_folds, search
-from training.transfer import transfer
+from training.transfer import left_out, transfer
 from training.words import strongest_words
 
 CACHE = "embeddings.sqlite"  # in the folder IMMNEWS_CACHE
@@ -57,6 +57,14 @@ class Trained:
     part: Part  # what it was searched and fitted on
     news: NewsReport | None
     run_id: str
+
+    @property
+    def mean_f1(self) -> float:
+        """What the winner has most of: the mean over heads of macro-F1 on the validation split.
+
+        Not the cross-validated one: an encoder may have learnt the labels of the training split.
+        """
+        return float(np.mean([figures.macro_f1.value for figures in self.reports["validation"].values()]))
 
 
 class Trainer:
@@ -148,9 +156,13 @@ class Trainer:
 
     def transfer(self, trained: Trained) -> pd.DataFrame:
         """How the candidate does on what it is fitted without: see `transfer`."""
-        part, pipeline = trained.part, trained.candidate.build().set_params(**trained.found.params)
-        rows = self.extractor.rows(pipeline, part.texts)
-        return transfer(pipeline, rows, part.y, self.weight(part), part.texts.sha1s, part.documents, self.jobs)
+        pipeline = trained.candidate.build().set_params(**trained.found.params)
+        rows = concatenate_datasets([self.parts["train"].rows, self.parts["validation"].rows])
+        part = self.readable(pipeline, part_of(rows))
+        validating = np.isin(part.texts.sha1s, self.parts["validation"].texts.sha1s)
+        features = self.extractor.rows(pipeline, part.texts)
+        parts = left_out(part.texts.sha1s, part.documents, validating)
+        return transfer(pipeline, features, part.y, self.weight(part), parts, self.jobs)
 
     def weight(self, part: Part) -> npt.NDArray[np.float64]:
         """How much each passage of a part counts, by its corpus."""

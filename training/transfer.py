@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,41 +12,53 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.parallel import Parallel, delayed
 
 from data.codebook import load_codebook
-from data.news import annotations
+from data.news import LEARNT, annotations
 from training.evaluation import Labels, accuracy, confusion_matrix, macro_f1
 from training.extraction import Rows
 
-SMALLEST_OUTLET = 100  # passages; an outlet with fewer is not left out by itself
+SMALLEST_OUTLET = 20  # validating passages; an outlet with fewer is not left out by itself
 TURN = 2017  # passages from this year on are read by a fit on those before
 Mask = npt.NDArray[np.bool_]
 
 
-def left_out(sha1s: Sequence[str], documents: Sequence[str]) -> list[tuple[str, str, Mask, Mask]]:
-    """What is left out in turn: kind, name, mask of what is learned from, mask of what is read; (passages,) each.
+@dataclass(frozen=True)
+class LeftOut:
+    """One part that a fit does without: what is learned from and what is read then, masks of (passages,)."""
 
-    Outlet, year and country are those of the annotations of real news; passages of other corpora are always learned
-    from, undated ones where time is left out too. No document of what is read is learned from.
+    kind: str
+    name: str
+    learn: Mask
+    read: Mask
+
+
+def left_out(sha1s: Sequence[str], documents: Sequence[str], validating: Mask) -> list[LeftOut]:
+    """What is left out in turn, by kind and name.
+
+    Outlet, year and country are those of the annotations. What shares a document with what is left out is not learned
+    from, nor is the validation split; fiction always is, and undated passages where time is left out. Of what is left
+    out, news is read whose labels the default encoder has not learnt: the validation split, and other countries.
     """
-    facts = {row["sha1"]: row for name in ("train", "world") for row in annotations(name)}
+    facts = {row["sha1"]: row for name in LEARNT for row in annotations(name)}
     rows = [facts.get(sha1, {}) for sha1 in sha1s]
     outlets = np.array([row.get("outlet") or "" for row in rows])
     years = np.array([row.get("year") or 0 for row in rows])
     countries = np.array([row.get("country") or "" for row in rows])
-    wanted = [
-        ("outlet", name, outlets == name) for name, n in Counter(outlets).items() if name and n >= SMALLEST_OUTLET
-    ]
+    unseen = np.isin(sha1s, [row["sha1"] for row in annotations("world")])
+    unseen |= validating & ~np.isin(sha1s, [row["sha1"] for row in annotations("arguments")])
+    held = Counter(outlets[validating])
+    wanted = [("outlet", name, outlets == name) for name, n in held.items() if name and n >= SMALLEST_OUTLET]
     wanted += [("year", f"from {TURN}", years >= TURN)]
     wanted += [("country", "outside the US", (countries != "") & (countries != "US"))]
     of = np.array(documents)
-    parts = [(kind, name, ~np.isin(of, of[read]), read) for kind, name, read in wanted]
-    return [part for part in sorted(parts, key=lambda one: one[:2]) if part[2].any() and part[3].any()]
+    parts = [LeftOut(kind, name, ~np.isin(of, of[out]) & ~validating, out & unseen) for kind, name, out in wanted]
+    parts.sort(key=lambda part: (part.kind, part.name))
+    return [part for part in parts if part.learn.any() and part.read.any()]
 
 
 def transfer(
-    pipeline: Pipeline, rows: Rows, y: Labels, weight: npt.NDArray[np.float64], sha1s: Sequence[str],
-    documents: Sequence[str], jobs: int,
-) -> pd.DataFrame:  # fmt: skip
-    """Fit anew without each of `left_out`, and read it.
+    pipeline: Pipeline, rows: Rows, y: Labels, weight: npt.NDArray[np.float64], parts: Sequence[LeftOut], jobs: int
+) -> pd.DataFrame:
+    """Fit anew without each part, and read it.
 
     Args:
         pipeline: a candidate with the parameters that the search chose.
@@ -56,18 +69,17 @@ def transfer(
         One row a head and part: `head`, `kind`, `left_out`, `passages` (read), `learned_from`, `macro_f1` over the
         labels that occur, `accuracy`.
     """
-    parts = left_out(sha1s, documents)
     fitted_part = pipeline[1:]
     answers = Parallel(jobs)(
-        delayed(_answers)(clone(fitted_part), rows[learn], y[learn], weight[learn], rows[read])
-        for _, _, learn, read in parts
+        delayed(_answers)(clone(fitted_part), rows[part.learn], y[part.learn], weight[part.learn], rows[part.read])
+        for part in parts
     )
     table, heads = [], load_codebook().names
-    for (kind, name, learn, read), answered in zip(parts, answers, strict=True):
+    for part, answered in zip(parts, answers, strict=True):
         for column, (head, names) in enumerate(heads.items()):
-            confusion = confusion_matrix(y[read, column], answered[:, column], len(names))
+            confusion = confusion_matrix(y[part.read, column], answered[:, column], len(names))
             figures = float(macro_f1(confusion)), float(accuracy(confusion))
-            table.append((head, kind, name, int(read.sum()), int(learn.sum()), *figures))
+            table.append((head, part.kind, part.name, int(part.read.sum()), int(part.learn.sum()), *figures))
     columns = ["head", "kind", "left_out", "passages", "learned_from", "macro_f1", "accuracy"]
     return pd.DataFrame(table, columns=columns)
 

@@ -23,10 +23,10 @@ from training.model.groups import DIGEST, blind
 Codes = npt.NDArray[np.int8]
 Embeddings = npt.NDArray[np.float32]
 
-NEWS_MINILM = "news-MiniLM"  # this project's own, made by training/distil.py
+NEWS_MINILM = "news-MiniLM"  # this project's own, made by training/tune.py
 NEWS_MINILM_FOLDER = Path(__file__).parents[1] / "encoder"
 NEWS_MINILM_SHA256 = {
-    "model.onnx": "5a0fc1e7e8d3cace1af54e4beab2f5014bf97aaa9a34ae67d9c784f95e2e5004",
+    "model.onnx": "d4519bca8981ff1d42be90c31d9abab9106a6f04973b7e77c5b2385d41bf6936",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 HUB_PREFIX = "hub:"
