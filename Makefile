@@ -43,10 +43,10 @@ ui: .venv/installed  ## MLflow's UI over the same store: [PORT=5000]
 	*) exec .venv/bin/mlflow ui --backend-store-uri "$$MLFLOW_TRACKING_URI" --host 127.0.0.1 --port $(or $(PORT),5000) ;; \
 	esac
 
-data: .venv/installed  ## fetch the texts of the annotated news (optional)
+data: .venv/installed  ## fetch the texts of the annotated news and arguments (optional)
 	@$(PY) -m data.hydrate
 
-features: .venv/installed  ## the features of the annotated news anew, from the texts that `make data` fetched
+features: .venv/installed  ## the features of the annotated passages anew, from the texts that `make data` fetched
 	@$(PY) -m training.features
 
 # The packages of an extra, as pip takes them.

@@ -1,4 +1,4 @@
-"""Where the texts of the annotated real news come from: had from their public repository, verified, kept on disk."""
+"""Where the texts of annotated news and arguments come from: had from public repositories, verified, kept on disk."""
 
 import argparse
 import hashlib
@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from data.articles import NEWS, REPOSITORIES, File, NoSource, read_files
 
-SETS = ("train", "rest", "world", "arguments", "dev")
-ANNOTATIONS = tuple(Path(__file__).parent / "news" / f"{name}.jsonl" for name in SETS)
+LEARNT = ("train", "rest", "world", "arguments")  # the sets of annotations that may be learnt from
+ANNOTATIONS = tuple(Path(__file__).parent / "news" / f"{name}.jsonl" for name in (*LEARNT, "dev"))
 TABLE = "CREATE TABLE texts (sha1 TEXT PRIMARY KEY, text TEXT NOT NULL)"
 COUNTS = {
     "hydrated": "hydrated and verified",

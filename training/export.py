@@ -61,6 +61,6 @@ def export(encoder: Any, tokenizer: Path, folder: Path, texts: Sequence[str]) ->
     shutil.rmtree(scratch)
     return {
         "sha256": resolve_encoder(str(folder)).sha256,
-        "cosine_mean": float(cosine.mean()),
-        "cosine_least": float(np.min(cosine)),
+        "cosine_mean": round(float(cosine.mean()), 4),
+        "cosine_least": round(float(np.min(cosine)), 4),
     }

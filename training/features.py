@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 
-from data.hydrate import hydrated_texts
-from data.news import FEATURES, LEARNT, annotations
+from data.hydrate import LEARNT, hydrated_texts
+from data.news import FEATURES, annotations
 from training.cache import sha1
 from training.candidates import hashed_words
 from training.model.encoder import Codes, SentenceEncoder

@@ -70,10 +70,14 @@ def leaderboard(parent_id: str | None = None) -> Leaderboard:
         filter_string=f"tags.mlflow.parentRunId = '{parent.info.run_id}'",
         output_format="list",
     )
-    heads = load_codebook().names
-    ranked = sorted(
-        children, key=lambda run: -sum(run.data.metrics.get(f"validation/{head}/macro_f1", -1.0) for head in heads)
-    )
+
+    def rank(run: Run) -> tuple[float, float]:
+        """Those that could read every passage first."""
+        metrics = run.data.metrics
+        f1 = [metrics.get(f"validation/{head}/macro_f1", -1.0) for head in load_codebook().names]
+        return -metrics.get("data/validated", 0.0), -sum(f1)
+
+    ranked = sorted(children, key=rank)
     return Leaderboard(parent, tuple(ranked))
 
 

@@ -31,6 +31,11 @@ REFUSED = (InvalidExperiment, UnknownCorpus, UnreadableFile, InvalidPassages, Le
 def run(experiment: Experiment) -> None:
     """Run an experiment. Prints progress, the leaderboard and the outcome; all of it lies in MLflow too."""
     dataset = load_corpora(experiment.corpora)
+    if empty := [split for split, rows in dataset.items() if not len(rows)]:
+        raise InvalidExperiment(
+            f"corpora {list(experiment.corpora)} leave no passage for {' and '.join(empty)}; add a corpus that is "
+            "split three ways, such as 'bundled', or a file of your own with more documents"
+        )
     refuse_near_duplicates(dataset)
     split, data_digest = describe_split(dataset), digest(dataset)
     client, trainer = registry.connect(), Trainer(experiment, dataset)
@@ -45,8 +50,8 @@ def run(experiment: Experiment) -> None:
             print(f"[{number}/{len(experiment.candidates)}] {candidate.name}", flush=True)
             trained.append(trainer.train(candidate))
         # A candidate that could not read every passage was validated on others: its figure does not compare.
-        most = max(len(one.part.texts) for one in trained)
-        winner = max((one for one in trained if len(one.part.texts) == most), key=lambda one: one.mean_f1)
+        most = max(one.validated for one in trained)
+        winner = max((one for one in trained if one.validated == most), key=lambda one: one.mean_f1)
         mlflow.set_tag("winner", winner.candidate.name)
         mlflow.set_tag("outcome", register_and_judge(client, trainer, winner, data_digest))
         board = leaderboard(parent.info.run_id)

@@ -32,7 +32,7 @@ from training.transfer import left_out, transfer
 from training.words import strongest_words
 
 CACHE = "embeddings.sqlite"  # in the folder IMMNEWS_CACHE
-CALIBRATING = 400  # passages that a validation split must hold to calibrate a model
+CALIBRATING = 200  # passages that a validation split must hold to calibrate a model
 TIMED = 128  # passages of the bundled corpus, read from their text to measure the scoring rate
 
 
@@ -57,6 +57,7 @@ class Trained:
     part: Part  # what it was searched and fitted on
     news: NewsReport | None
     run_id: str
+    validated: int  # passages of the validation split that it could read
 
     @property
     def mean_f1(self) -> float:
@@ -109,12 +110,12 @@ class Trainer:
             tracking.log_predictions(validation.rows, heads)
             words = strongest_words(pipeline, train.texts, features, train.y, self.codebook.names)
             mlflow.log_table(words, "strongest_words.json")
-            mlflow.log_metric("data/train_passages", len(train.texts))
+            mlflow.log_metrics({"data/train_passages": len(train.texts), "data/validated": len(validation.texts)})
             news = self.news(pipeline)
             if news is not None:
                 reports["news_dev"] = news.reports
                 tracking.log_news(news)
-            return Trained(candidate, found, pipeline, reports, train, news, run.info.run_id)
+            return Trained(candidate, found, pipeline, reports, train, news, run.info.run_id, len(validation.texts))
 
     def readable(self, pipeline: Pipeline, part: Part) -> Part:
         """The passages that a pipeline can read: all of them, unless it needs texts that are not there."""

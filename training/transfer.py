@@ -12,7 +12,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.parallel import Parallel, delayed
 
 from data.codebook import load_codebook
-from data.news import LEARNT, annotations
+from data.hydrate import LEARNT
+from data.news import annotations
 from training.evaluation import Labels, accuracy, confusion_matrix, macro_f1
 from training.extraction import Rows
 

@@ -24,7 +24,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from data.codebook import load_codebook
 from data.corpora import load_corpora
-from data.news import LEARNT, annotations
+from data.hydrate import LEARNT
+from data.news import annotations
 from training.export import export
 from training.model.groups import blind
 from training.model.reader import sha256
@@ -92,10 +93,17 @@ class Network(nn.Module):
 
 
 def labelled(limit: int | None = None) -> Passages:
-    """The training splits, as far as their texts are hydrated, or the first so many; labels smoothed."""
+    """The training splits, or the first so many passages whose text is here; labels smoothed.
+
+    Raises:
+        OSError: the texts of more than one in a hundred are not here, and no limit is given.
+    """
     book = load_codebook()
     said = {row["sha1"]: row["annotators"][0] for name in LEARNT for row in annotations(name)}
-    rows = [row for row in load_corpora(CORPORA)["train"] if row["text"] is not None][:limit]
+    every = load_corpora(CORPORA)["train"]
+    rows = [row for row in every if row["text"] is not None][:limit]
+    if limit is None and len(rows) < 0.99 * len(every):
+        raise OSError(f"the texts of {len(rows):,} of {len(every):,} passages are here; `make data` fetches the others")
     targets = np.zeros((len(rows), len(book.topic_names) + len(book.stance_names)), np.float32)
     lean, weight = [], []
     for at, row in enumerate(rows):
@@ -176,6 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="so many passages, to try it out")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
+    if options.limit is not None and options.limit < BATCH:
+        parser.error(f"--limit {options.limit}: give at least {BATCH}, a batch")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     random.seed(0)

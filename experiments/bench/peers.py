@@ -24,7 +24,7 @@ WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 
 def balanced(weight: Weights, labels: npt.NDArray[np.int64]) -> Weights:
-    """Weights under which each label counts alike, as scikit-learn's `class_weight="balanced"` in our own heads."""
+    """Weights under which each label counts alike, as `class_weight="balanced"` in our own heads on words."""
     counts = np.bincount(labels)
     return weight * len(labels) / (np.count_nonzero(counts) * counts[labels])
 
@@ -132,7 +132,7 @@ class SentenceTransformers:
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
 
-        head = {"class_weight": "balanced", "max_iter": 300, "tol": 1e-3, **self.settings}  # as our own
+        head = {"max_iter": 300, "tol": 1e-3, **self.settings}  # as our own on sentences
         with threadpool_limits(1):
             self.models = [LogisticRegression(**head).fit(rows, labels, sample_weight=weight) for labels in y.T]
 
