@@ -134,9 +134,10 @@ class Table:
             schema = self.schema.with_metadata(noted)
             with path.open("w+b") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
                 for part in parts:
-                    with pq.ParquetFile(part) as opened:
+                    with pq.ParquetFile(part, pre_buffer=False) as opened:
                         for group in range(opened.num_row_groups):
-                            table = opened.read_row_group(group).replace_schema_metadata(noted)
+                            # On one thread: each further one keeps memory of its own.
+                            table = opened.read_row_group(group, use_threads=False).replace_schema_metadata(noted)
                             writer.write_table(table, len(table))
                 # Whatever rewrites the file drops this key, or leaves it as it was.
                 writer.add_key_value_metadata({DIGEST: digest(file, file.tell())})
