@@ -110,9 +110,8 @@ def _piece(body: bytes, suffix: str, place: str) -> str | None:
 def _path(file: File, whole: bool = False) -> str:
     """Where a file lies in a folder or under an address, or, if `whole`, under that of all repositories."""
     source, name = file
-    if source != NEWS:
-        return f"{REPOSITORIES[source]}/{name}"
-    return f"{REPOSITORIES[source]}/data/jsons/{name}.json" if whole else f"data/jsons/{name}.json"
+    inside = f"data/jsons/{name}.json" if source == NEWS else name
+    return inside if source == NEWS and not whole else f"{REPOSITORIES[source]}/{inside}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import mlflow
@@ -136,7 +137,7 @@ def _swapped_letters(text: str) -> str:
 
 # Name → the change, and the largest share of answers that may differ (topic, stance): what was measured, with room.
 SMALL_CHANGES: dict[str, tuple[Callable[[str], str], float, float]] = {
-    "typos": (_swapped_letters, 0.20, 0.15),
+    "typos": (_swapped_letters, 0.15, 0.15),
     "no punctuation": (lambda text: re.sub(r"[^\w\s]", "", text), 0.15, 0.15),
     "typographic quotation marks": (lambda text: re.sub(r'"([^"]*)"', "“\\1”", text).replace("'", "’"), 0.05, 0.05),
     "in quotation marks": (lambda text: f'"{text}"', 0.10, 0.10),
@@ -145,14 +146,35 @@ SMALL_CHANGES: dict[str, tuple[Callable[[str], str], float, float]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SMALL_CHANGES)
-def test_what_changes_no_meaning_changes_few_answers(predict: Predict, name: str) -> None:
-    change, topics, stances = SMALL_CHANGES[name]
+@pytest.fixture(scope="module")
+def changed(predict: Predict) -> Callable[[str], pd.Series]:
+    """By the name of a change, the share of topics and of stances that differ after it."""
     texts = list(load_corpora(["bundled"])["validation"]["text"])
-    plain, changed = predict(texts), predict([change(text) for text in texts])
-    topic, stance = (changed.topic != plain.topic).mean(), (changed.stance != plain.stance).mean()
-    print(f"{name}: {topic:.1%} of topics and {stance:.1%} of stances change")
-    assert topic <= topics and stance <= stances
+    plain = predict(texts)
+
+    @cache
+    def shares(name: str) -> pd.Series:
+        answers = predict([SMALL_CHANGES[name][0](text) for text in texts])
+        found = pd.Series({head: (answers[head] != plain[head]).mean() for head in ("topic", "stance")})
+        print(f"{name}: {found.topic:.1%} of topics and {found.stance:.1%} of stances change")
+        return found
+
+    return shares
+
+
+MISSPELT = pytest.mark.xfail(reason="the encoder did not learn from misspelt words: 16% of topics change", strict=True)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=MISSPELT if name == "typos" else ()) for name in SMALL_CHANGES]
+)
+def test_what_changes_no_meaning_changes_few_topics(changed: Callable[[str], pd.Series], name: str) -> None:
+    assert changed(name).topic <= SMALL_CHANGES[name][1]
+
+
+@pytest.mark.parametrize("name", SMALL_CHANGES)
+def test_what_changes_no_meaning_changes_few_stances(changed: Callable[[str], pd.Series], name: str) -> None:
+    assert changed(name).stance <= SMALL_CHANGES[name][2]
 
 
 # A claim, the same turned round, and the stance towards which the probability must move.

@@ -19,18 +19,22 @@ def both_splits(*corpora: str) -> tuple[Part, Mask]:
 
 
 @pytest.fixture(scope="module")
-def part_and_validating() -> tuple[Part, Mask]:
+def both() -> tuple[Part, Mask]:
     return both_splits("bundled", "news", "world", "arguments")
 
 
 @pytest.fixture(scope="module")
-def part(part_and_validating: tuple[Part, Mask]) -> Part:
-    return part_and_validating[0]
+def part(both: tuple[Part, Mask]) -> Part:
+    return both[0]
 
 
 @pytest.fixture(scope="module")
-def parts(part_and_validating: tuple[Part, Mask]) -> list[LeftOut]:
-    part, validating = part_and_validating
+def validating(both: tuple[Part, Mask]) -> Mask:
+    return both[1]
+
+
+@pytest.fixture(scope="module")
+def parts(part: Part, validating: Mask) -> list[LeftOut]:
     return left_out(part.texts.sha1s, part.documents, validating)
 
 
@@ -43,29 +47,22 @@ def test_no_document_of_what_is_read_is_learned_from(part: Part, parts: list[Lef
         assert one.kind != "outlet" or one.read.sum() >= SMALLEST_OUTLET
 
 
-def test_nothing_is_read_whose_label_the_encoder_learnt(
-    part_and_validating: tuple[Part, Mask], parts: list[LeftOut]
-) -> None:
-    part, validating = part_and_validating
+def test_nothing_is_read_whose_label_the_encoder_learnt(part: Part, validating: Mask, parts: list[LeftOut]) -> None:
     world = np.array(part.rows["corpus"]) == "world"
     for one in parts:
         assert not one.learn[validating].any()
         assert (world if one.kind == "country" else validating)[one.read].all()
 
 
-def test_fiction_is_always_learned_from_and_never_read(
-    part_and_validating: tuple[Part, Mask], parts: list[LeftOut]
-) -> None:
-    part, validating = part_and_validating
+def test_fiction_is_always_learned_from_and_never_read(part: Part, validating: Mask, parts: list[LeftOut]) -> None:
     fiction = np.array(part.rows["corpus"]) == "bundled"
     for one in parts:
         assert one.learn[fiction & ~validating].all() and not one.read[fiction].any()
 
 
 def test_people_who_argue_are_never_read_nor_learned_from_if_they_are_abroad(
-    part_and_validating: tuple[Part, Mask], parts: list[LeftOut]
+    part: Part, validating: Mask, parts: list[LeftOut]
 ) -> None:
-    part, validating = part_and_validating
     argue = (np.array(part.rows["corpus"]) == "arguments") & ~validating
     abroad = np.array(part.rows["country"]) != "US"
     for one in parts:

@@ -115,7 +115,11 @@ class Trainer:
             if news is not None:
                 reports["news_dev"] = news.reports
                 tracking.log_news(news)
-            return Trained(candidate, found, pipeline, reports, train, news, run.info.run_id, len(validation.texts))
+            trained = Trained(
+                candidate, found, pipeline, reports, train, news, run.info.run_id, len(validation.texts)
+            )  # fmt: skip
+            mlflow.log_metric("validation/mean_macro_f1", trained.mean_f1)
+            return trained
 
     def readable(self, pipeline: Pipeline, part: Part) -> Part:
         """The passages that a pipeline can read: all of them, unless it needs texts that are not there."""
