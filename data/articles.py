@@ -19,16 +19,26 @@ REPOSITORIES = {  # source: repository and the commit that was annotated
     NEWS: "ramybaly/Article-Bias-Prediction/ced8111a720948e6a410e52031ace99c4e53f096",
     "candidates_texas_2020": "kschow/down-ballot-voting-guide/e23e2117946ae04c5900086e9c9043f508331bfd",
     "candidates_texas_2022": "kschow/down-ballot-voting-guide/3e1d8863719554b29d647e600c1cbf72ad992f5c",
+    "civil_comments": "ipavlopoulos/toxic_spans/beaf170538df8275c3447b2e26070f2f82e55272",
     "congressional_record": "milesmcc/congress-scope/19e83351806b9e81a5e164f3da2c4bd7c01fb2b6",
     "debatewise": "CogComp/perspectrum/b42c27b85f20f2a35c0a0895698fa242ccf160ab",
     "internet_argument_corpus": "sl-m-lab/Internet-Argument-Corpus/95e3d0dc188220935016320ef3da5936a6508a2a",
+    "parliament_britain": (
+        "nellazabrina/ParlaMint-Immigration-Sentiment-Analysis/b1fef0932bb6743ae61876de7c94db3f58a29ea8"
+    ),
+    "parliament_ontario": "NLB-G-Suite/ola-data/55e0ec5888bd95abab9eb0f142cda0e89770f98e",
     "parliament_press_australia": "wragge/trove-parliament-pressreleases/dc9628fe78757d43f409fbdfd9763b2cd8dd4493",
+    "polis": "compdemocracy/openData/0bc2ce0f32c673f68da20b57bce15c457aa787b5",
     "presidential_debates": "deborahdore/ElecDeb60to20/2ae8b4c8398006c4446e886bec1fac70faceddc8",
+    "reddit_2005_2024": "roy-elia/MAISProject/2629f57f76fdeae7c176f13e39fe066aa579b06f",
+    "reddit_ideologies": "rosaunde/Reddit-Political-Data/f25e4ecfdf92ead1d4bef64257a52302c852f9d6",
     "reddit_immigration": (
         "jojo142/US-Immigration-Sentiment-Trend-using-Reddit/0291c750eb2284949c54546b9f625b1b317c5021"
     ),
     "senate_press_releases": "lintool/GrimmerSenatePressReleases/2c7bab8837f934437a9fdbb8460876fde31f5cae",
+    "survey_undocumented": "isaiahraynal/mixed_data_mixed_methods/8b2348464b2ed011abcd2132002b2ec615f1208f",
     "survey_us": "dzangri/stmGUI/c22a5e23c5f01d57045d52d68b25488fc6f113d9",
+    "youtube_congress": "cr1285/final_project/4a2e54bec8fc706c5814974681a24c2f93e1ab86",
     "youtube_ireland": "gksingh17/immigration-sentiment-analysis/57741b1cebd6cd2430ee33ac6afe85d8dcc7ef04",
 }
 HEADERS = {"User-Agent": "immigration-news (python -m data.hydrate; four requests at a time, each file once)"}

@@ -16,6 +16,7 @@ BUNDLED = Path(__file__).parent / "corpus" / "passages.jsonl"
 CONTRAST = Path(__file__).parent / "corpus" / "contrast.jsonl"
 VOICES = Path(__file__).parent / "corpus" / "voices.jsonl"
 OPINIONS = Path(__file__).parent / "corpus" / "opinions.jsonl"
+CLAIMS = Path(__file__).parent / "corpus" / "claims.jsonl"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ CORPORA: dict[str, Corpus] = {
     "contrast": Corpus("contrast", partial(read_passages, CONTRAST, "contrast")),
     "voices": Corpus("voices", partial(read_passages, VOICES, "voices")),
     "opinions": Corpus("opinions", partial(read_passages, OPINIONS, "opinions")),
+    # What debaters say, mostly in a sentence or two: the encoder has learnt from it.
+    "claims": Corpus("claims", partial(read_passages, CLAIMS, "claims"), always_train),
     "news": Corpus("news", partial(load_news, "train", "rest"), news_split),
     "world": Corpus("world", partial(load_news, "world"), always_train),
     "arguments": Corpus("arguments", partial(load_news, "arguments"), arguments_split),

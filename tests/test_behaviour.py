@@ -162,7 +162,7 @@ def changed(predict: Predict) -> Callable[[str], pd.Series]:
     return shares
 
 
-MISSPELT = pytest.mark.xfail(reason="the encoder did not learn from misspelt words: 16% of topics change", strict=True)
+MISSPELT = pytest.mark.xfail(reason="the encoder has learnt from few misspelt words: 19% of topics change", strict=True)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_negation_turns_the_stance(reader: Any, claim: str, turned: str, stance:
     assert after > before
 
 
-@pytest.mark.parametrize(("corpus", "floor"), [("contrast", 0.48), ("voices", 0.44), ("opinions", 0.5)])
+@pytest.mark.parametrize(("corpus", "floor"), [("contrast", 0.62), ("voices", 0.55), ("opinions", 0.63)])
 def test_stance_that_only_composition_tells_is_read_better_than_by_chance(
     predict: Predict, corpus: str, floor: float
 ) -> None:

@@ -21,7 +21,16 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted
 
-from training.model.encoder import NEWS_MINILM, EncoderError, SentenceEncoder, decode, resolve_encoder
+from data.corpora import load_corpora
+from training.model.encoder import (
+    NEWS_MINILM,
+    NEWS_MINILM_FOLDER,
+    NEWS_MINILM_SHA256,
+    EncoderError,
+    SentenceEncoder,
+    decode,
+    resolve_encoder,
+)
 
 TEXTS = [
     "The tribunal rejected her asylum claim after a two-day hearing.",
@@ -100,6 +109,17 @@ EXPECTED = {
     "check_n_features_in_after_fitting": "texts have no columns to count",
     "check_n_features_in": "texts have no columns to count",
 }
+
+
+def test_its_card_counts_what_it_has_learnt() -> None:
+    made = json.loads((NEWS_MINILM_FOLDER / "made.json").read_text(encoding="utf-8"))
+    assert made["sha256"] == NEWS_MINILM_SHA256
+    sizes = [load_corpora([name]).num_rows["train"] for name in ("bundled", "claims", "news", "arguments")]
+    assert made["labelled"] == sum(sizes)
+    card = " ".join((NEWS_MINILM_FOLDER / "README.md").read_text(encoding="utf-8").split())
+    kinds = ("fictional", "invented claims", "of real news", "of people who argue")
+    counts = ", ".join(f"{size:,} {kind}" for size, kind in zip(sizes, kinds, strict=True))
+    assert f"on {made['labelled']:,} labelled passages of the training splits: {counts}." in card
 
 
 @parametrize_with_checks([FedWithNumbers()], expected_failed_checks=lambda _: EXPECTED)
@@ -231,6 +251,14 @@ def test_a_local_folder_is_an_encoder(graph: str, encoder: SentenceEncoder, tmp_
     local = SentenceEncoder(str(copy_into(tmp_path, graph)))
     np.testing.assert_array_equal(local.encode(TEXTS), encoder.encode(TEXTS))
     assert local.recipe == encoder.recipe  # the same bytes, so embeddings are shared
+
+
+def test_quotation_marks_around_a_whole_text_change_nothing(encoder: SentenceEncoder) -> None:
+    said = TEXTS[0]
+    alike = encoder.encode([said, f'"{said}"', f" “{said}” "])
+    assert (alike == alike[0]).all()
+    two = encoder.encode([f'"{said}" she said. "{said}"', f'{said}" she said. "{said}'])
+    assert (two[0] != two[1]).any()  # two quotations keep theirs
 
 
 def test_the_recipe_names_the_files_contents_and_the_cut(published: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from training.figures import Predictions
 from training.model.heads import Probabilities
 
 SMALLEST = 20  # passages that a slice must hold to be reported
+POOLED = ("arc_nyt_roomfordebate", "valueeval23")  # the human-labelled sets of people who argue
 SLICES: dict[str, Callable[[Mapping[str, Any]], object]] = {
     "leaning": lambda row: row["leaning"],
     "outlet": lambda row: row["outlet"],
@@ -43,7 +44,7 @@ class NewsReport:
 
     `reports` and `predictions` hold topic and stance of the passages on which both annotators agree; `acceptable_topic`
     counts a topic that either annotator gave as first or second, on all passages; `external` is the share right of the
-    human-labelled passages, all of which are supportive or restrictive, by source and over all (`all`).
+    human-labelled passages, all of which are supportive or restrictive, by source and over those of POOLED (`all`).
     """
 
     reports: dict[str, Report]
@@ -136,11 +137,12 @@ def _external(scores: Probabilities, names: Sequence[str], resamples: int, seed:
     rows = annotations("external")
     supportive = scores[:, names.index("supportive")] > scores[:, names.index("restrictive")]
     right = supportive == np.array([row["stance"] == "supportive" for row in rows])
-    ids = [row["id"] for row in rows]
-    out = {"all": _share(right, ids, resamples, seed)}
-    for source in sorted({row["source"] for row in rows}):
-        kept = np.flatnonzero([row["source"] == source for row in rows])
-        out[source] = _share(right[kept], [ids[at] for at in kept], resamples, seed)
+    sets: dict[str, Sequence[str]] = {source: [source] for source in sorted({row["source"] for row in rows})}
+    out = {}
+    for name, sources in {"all": POOLED, **sets}.items():
+        kept = np.flatnonzero([row["source"] in sources for row in rows])
+        documents = [rows[at].get("document", rows[at]["id"]) for at in kept]
+        out[name] = _share(right[kept], documents, resamples, seed)
     return out
 
 

@@ -27,16 +27,19 @@ from data.corpora import load_corpora
 from data.hydrate import LEARNT
 from data.news import annotations
 from training.export import export
+from training.model.encoder import unquoted
 from training.model.groups import blind
 from training.model.reader import sha256
 
-CORPORA = ("bundled", "news", "arguments")  # not "world": how it does in other countries must stay measurable
+CORPORA = ("bundled", "claims", "news", "arguments")  # not "world": how it does in other countries must stay measurable
 CONFIDENCE = {1: 0.5, 2: 0.8, 3: 1.0}  # how much a label counts, by its annotator's confidence
-BUNDLED = 0.5  # and a fictional passage's
+FICTION = 0.5  # and a fictional passage's
 SMOOTHING = 0.05
 LEAN = 2.0  # what the squared error of the lean, of -1 to 1, counts beside the two cross-entropies
 SIDED = {"supportive": 0.75, "neutral": np.nan, "restrictive": -0.75}  # the lean where the annotator gave none
 AS_PLAIN = 0.15  # share of passages shown in lower case without punctuation, as some archives keep them
+MISTYPED = 0.1  # and of those with typos,
+TYPOS = 0.15  # which then stand in so many of the words of four letters or more
 EPOCHS, BATCH, MAX_TOKENS = 3, 32, 192
 RATE, HEAD_RATE = 2e-4, 2e-3  # of AdamW, warmed up over 6% of the steps, then falling to zero
 LENGTH = 8.0  # to which an embedding is brought before the heads
@@ -78,8 +81,8 @@ class Network(nn.Module):
         return torch.cat(both, dim=1), self.lean(mean).float().squeeze(1)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token numbers of each text, groups hidden as the encoder hides them."""
-        shown = [blind(text) for text in texts]
+        """Token numbers of each text, shown as the encoder shows it."""
+        shown = [unquoted(blind(text)) for text in texts]
         ids: list[list[int]] = self.tokenizer(shown, truncation=True, max_length=MAX_TOKENS)["input_ids"]
         return ids
 
@@ -112,9 +115,9 @@ def labelled(limit: int | None = None) -> Passages:
             targets[at, first : first + len(names)] = SMOOTHING / len(names)
             targets[at, first + row[label]] += 1 - SMOOTHING
             first += len(names)
-        reading = {} if row["corpus"] == "bundled" else said[row["sha1"]]
+        reading = said.get(row["sha1"], {})
         lean.append(reading["lean"] / 2 if "lean" in reading else SIDED[book.stance_names[row["stance"]]])
-        weight.append(CONFIDENCE[reading["confidence"]] if reading else BUNDLED)
+        weight.append(CONFIDENCE[reading["confidence"]] if reading else FICTION)
     return Passages([row["text"] for row in rows], targets, np.array(lean, np.float32), np.array(weight, np.float32))
 
 
@@ -123,14 +126,16 @@ def train(network: Network, passages: Passages) -> None:
     heads = [*network.heads.parameters(), *network.lean.parameters()]
     groups = [{"params": network.encoder.parameters(), "lr": RATE}, {"params": heads, "lr": HEAD_RATE}]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
-    shown, plain = (network.tokens(list(map(form, passages.texts))) for form in (str, as_plain))
-    batches = list(_batches(shown))
+    forms = [network.tokens(list(map(form, passages.texts))) for form in (str, as_plain, mistyped)]
+    shares = [1 - AS_PLAIN - MISTYPED, AS_PLAIN, MISTYPED]
+    batches = list(_batches(forms[0]))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min(1, (step + 1) / (0.06 * len(batches))) * max(0.02, 1 - step / len(batches))
     )
     network.train()
     for at in tqdm(batches, desc="encoder", unit=" steps"):
-        batch = network.batch([(plain if random.random() < AS_PLAIN else shown)[row] for row in at])
+        seen = random.choices(forms, shares, k=len(at))
+        batch = network.batch([form[row] for form, row in zip(seen, at, strict=True)])
         wanted, lean, weight = (torch.tensor(part[at]) for part in (passages.targets, passages.lean, passages.weight))
         with torch.autocast("cpu", torch.bfloat16):
             labels, leaning = network(batch)
@@ -146,6 +151,19 @@ def train(network: Network, passages: Passages) -> None:
 def as_plain(text: str) -> str:
     """Lower case, no punctuation."""
     return " ".join(re.sub(r"[^\w\s]", "", text).lower().split()) or text
+
+
+def mistyped(text: str) -> str:
+    """In some words two letters change places, or one falls out; the first letter stays."""
+
+    def slip(found: re.Match[str]) -> str:
+        word = found[0]
+        if random.random() >= TYPOS:
+            return word
+        at = random.randrange(1, len(word) - 1)
+        return word[:at] + word[at + 1] + random.choice([word[at], ""]) + word[at + 2 :]
+
+    return re.sub(r"[A-Za-z]{4,}", slip, text)
 
 
 def _batches(ids: Sequence[list[int]]) -> Iterator[list[int]]:

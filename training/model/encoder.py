@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -26,11 +27,12 @@ Embeddings = npt.NDArray[np.float32]
 NEWS_MINILM = "news-MiniLM"  # this project's own, made by training/tune.py
 NEWS_MINILM_FOLDER = Path(__file__).parents[1] / "encoder"
 NEWS_MINILM_SHA256 = {
-    "model.onnx": "d4519bca8981ff1d42be90c31d9abab9106a6f04973b7e77c5b2385d41bf6936",
+    "model.onnx": "0be45c98b92ae5dbfdcbe3d8badd0fde8439955156ce195388de1d752ca010dc",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 HUB_PREFIX = "hub:"
 HUB_FILES = ("tokenizer.json", "onnx/model.onnx", "1_Pooling/config.json")
+QUOTED = re.compile(r'\s*(?:"[^"]*"|“[^“”]*”)\s*')
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -207,7 +209,7 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
         if not texts:
             return np.zeros((0, self.dimensions), np.int8)
         shown = [blind(text) for text in texts] if self.blind_groups else texts
-        tokens = [encoding.ids for encoding in tokenizer.encode_batch([_printable(text) for text in shown])]
+        tokens = [encoding.ids for encoding in tokenizer.encode_batch([_printable(unquoted(text)) for text in shown])]
         inputs = [node.name for node in session.get_inputs()]
 
         def one(ids: list[int]) -> Codes:
@@ -237,10 +239,10 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):
 
     @property
     def recipe(self) -> str:
-        """What an embedding depends on besides the text: digest of both files, `max_tokens` and the groups hidden."""
+        """What an embedding depends on besides the text: files, `max_tokens`, groups hidden, quotation marks off."""
         digests = "".join(sorted(resolve_encoder(self.model).sha256.values()))
         groups = DIGEST if self.blind_groups else "shown"
-        return f"{hashlib.sha256(digests.encode()).hexdigest()[:16]}-{self.max_tokens}-{groups}"
+        return f"{hashlib.sha256(digests.encode()).hexdigest()[:16]}-{self.max_tokens}-{groups}-unquoted"
 
     @property
     def dimensions(self) -> int:
@@ -290,6 +292,11 @@ def as_texts(X: Iterable[str]) -> list[str]:
                 f"SentenceEncoder reads strings, got {type(text).__name__} at position {at} ({str(text)[:40]!r})"
             )
     return texts
+
+
+def unquoted(text: str) -> str:
+    """A text that is one quotation from end to end, without its marks; any other as it is."""
+    return text.strip()[1:-1] if QUOTED.fullmatch(text) else text
 
 
 def _printable(text: str) -> str:
