@@ -122,7 +122,7 @@ def test_figures_and_tables_lie_with_the_run(champion: Champion, runs: dict[str,
 
 
 def test_strongest_words_are_words_that_a_reader_would_expect(champion: Champion, runs: dict[str, Run]) -> None:
-    table = pd.read_json(artifacts(champion, runs["words_and_sentences"]) / "strongest_words.json", orient="split")
+    table = pd.read_json(artifacts(champion, runs["unigrams"]) / "strongest_words.json", orient="split")
     of_label = table.groupby("label").word.apply(set)
     for label, words in {"asylum": {"asylum", "refugees"}, "courts": {"court"}, "border": {"border"}}.items():
         assert words <= of_label[label], label

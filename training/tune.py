@@ -27,8 +27,7 @@ from data.corpora import load_corpora
 from data.hydrate import LEARNT
 from data.news import annotations
 from training.export import export
-from training.model.encoder import unquoted
-from training.model.groups import blind
+from training.model.groups import blind, unquoted
 from training.model.reader import sha256
 
 CORPORA = ("bundled", "claims", "news", "arguments")  # not "world": how it does in other countries must stay measurable

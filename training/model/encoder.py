@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval
 
-from training.model.groups import DIGEST, blind
+from training.model.groups import DIGEST, blind, unquoted
 
 Codes = npt.NDArray[np.int8]
 Embeddings = npt.NDArray[np.float32]
@@ -32,7 +31,6 @@ NEWS_MINILM_SHA256 = {
 }
 HUB_PREFIX = "hub:"
 HUB_FILES = ("tokenizer.json", "onnx/model.onnx", "1_Pooling/config.json")
-QUOTED = re.compile(r'\s*(?:"[^"]*"|“[^“”]*”)\s*')
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -292,11 +290,6 @@ def as_texts(X: Iterable[str]) -> list[str]:
                 f"SentenceEncoder reads strings, got {type(text).__name__} at position {at} ({str(text)[:40]!r})"
             )
     return texts
-
-
-def unquoted(text: str) -> str:
-    """A text that is one quotation from end to end, without its marks; any other as it is."""
-    return text.strip()[1:-1] if QUOTED.fullmatch(text) else text
 
 
 def _printable(text: str) -> str:

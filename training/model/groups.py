@@ -59,6 +59,7 @@ def _words() -> dict[str, str]:
 _WORDS = _words()
 _WORD = re.compile(r"\w+")
 _LONG = re.compile(rf"\b(?:{'|'.join(name for name in COUNTRIES if ' ' in name)})s?\b", re.IGNORECASE)
+_QUOTED = re.compile(r'\s*(?:"[^"]*"|“[^“”]*”)\s*')
 _NEW = re.compile(r"\bnew $", re.IGNORECASE)  # New Mexico is none of them
 
 
@@ -68,6 +69,11 @@ def blind(text: str) -> str:
     Plurals become "foreigners" and "believers".
     """
     return _WORD.sub(_hide, _LONG.sub("that country", text))
+
+
+def unquoted(text: str) -> str:
+    """A text that is one quotation from end to end, without its marks, which must not sway either; else as it is."""
+    return text.strip()[1:-1] if _QUOTED.fullmatch(text) else text
 
 
 def _hide(word: re.Match[str]) -> str:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression
@@ -75,8 +76,8 @@ class TwoHeads(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> list[Probabilities]:
         """[topic (passages, n_topics), stance (passages, n_stances)], calibrated, columns in codebook order."""
         check_is_fitted(self)
-        topic = spread(self.topic_.predict_proba(X), self.topic_.classes_, self.n_topics)
-        stance = spread(self.stance_.predict_proba(X), self.stance_.classes_, self.n_stances)
+        topic = spread(_probabilities(self.topic_, X), self.topic_.classes_, self.n_topics)
+        stance = spread(_probabilities(self.stance_, X), self.stance_.classes_, self.n_stances)
         return [tempered(topic, self.topic_temperature), tempered(stance, self.stance_temperature)]
 
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
@@ -103,6 +104,12 @@ def _or_default(head: Any) -> Any:
 def _fitted(head: Any, X: Any, y: npt.NDArray[np.int64], sample_weight: npt.NDArray[np.float64] | None) -> Any:
     weights = {} if sample_weight is None else {"sample_weight": sample_weight}  # not every classifier takes them
     return clone(_or_default(head)).fit(X, y, **weights)
+
+
+def _probabilities(head: Any, X: Any) -> Any:
+    if isinstance(head, LogisticRegression) and isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "f":
+        X = sp.csr_matrix(X)  # sums each row by itself: a dense product rounds otherwise beside other rows
+    return head.predict_proba(X)
 
 
 def spread(probabilities: Probabilities, classes: npt.NDArray[np.int64], n_labels: int) -> Probabilities:
