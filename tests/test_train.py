@@ -139,6 +139,7 @@ def test_same_seed_same_figures_and_an_unchanged_champion_passes_the_gate(histor
     assert {key: first[key] for key in measured} == {key: second[key] for key in measured}
 
 
+@pytest.mark.slow
 def test_an_own_corpus_joins_by_its_path(stores: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.csv"
     rows = ["id,doc_id,text,topic,stance"]
@@ -170,6 +171,7 @@ def test_an_own_corpus_joins_by_its_path(stores: Path, tmp_path: Path) -> None:
     assert sum(part["passages"] for part in split.values()) == sum(load_corpora(["bundled"]).num_rows.values()) + 4
 
 
+@pytest.mark.slow
 def test_a_candidate_that_needs_texts_reads_what_has_them_and_cannot_win(stores: Path, tmp_path: Path) -> None:
     experiment = tmp_path / "texts.toml"
     content = QUICK.replace('["bundled"]', '["bundled", "news"]').replace("folds = 3", "folds = 2")
