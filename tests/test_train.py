@@ -121,8 +121,14 @@ def test_figures_and_tables_lie_with_the_run(champion: Champion, runs: dict[str,
     assert (slices.passages >= 20).all()
 
 
-def test_strongest_words_are_words_that_a_reader_would_expect(champion: Champion, runs: dict[str, Run]) -> None:
-    table = pd.read_json(artifacts(champion, runs["unigrams"]) / "strongest_words.json", orient="split")
+BESIDE = pytest.mark.xfail(reason="beside sentences that know the topic, `refugees` weighs little", strict=True)
+
+
+@pytest.mark.parametrize("candidate", ["unigrams", pytest.param("words_and_sentences", marks=BESIDE)])
+def test_strongest_words_are_words_that_a_reader_would_expect(
+    champion: Champion, runs: dict[str, Run], candidate: str
+) -> None:
+    table = pd.read_json(artifacts(champion, runs[candidate]) / "strongest_words.json", orient="split")
     of_label = table.groupby("label").word.apply(set)
     for label, words in {"asylum": {"asylum", "refugees"}, "courts": {"court"}, "border": {"border"}}.items():
         assert words <= of_label[label], label
